@@ -1,0 +1,103 @@
+#include "harness/bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+#include <thread>
+
+#include "harness/operator.h"
+
+namespace moecheck::harness {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::uint64_t read_all(const std::uint64_t* p, std::size_t n) {
+  std::uint64_t sum[8] = {};
+  for (std::size_t i = 0; i + 8 <= n; i += 8)
+    for (std::size_t k = 0; k < 8; ++k) sum[k] += p[i + k];
+  return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+}
+
+// Every input once, but of tensors with one slab per expert only the slabs somebody is routed to.
+double bytes_to_read(const TensorSet& inputs) {
+  std::set<std::int64_t> routed;
+  if (const Tensor* ids = inputs.find("topk_ids"))
+    for (std::int64_t i = 0; i < ids->shape().numel(); ++i) routed.insert(ids->view().int_at(i));
+  routed.erase(-1);
+  double bytes = 0;
+  for (const Tensor& t : inputs.tensors()) {
+    const bool per_expert = !routed.empty() && t.shape().rank == 3 && t.name().starts_with("w");
+    bytes += per_expert ? static_cast<double>(t.bytes()) / static_cast<double>(t.shape()[0]) * static_cast<double>(routed.size())
+                        : static_cast<double>(t.bytes());
+  }
+  return bytes;
+}
+
+}  // namespace
+
+double read_bandwidth(int threads) {
+  constexpr std::size_t kWords = (std::size_t{1} << 30) / sizeof(std::uint64_t);
+  std::vector<std::uint64_t> buffer(kWords, 1);
+  const std::size_t part = kWords / static_cast<std::size_t>(threads);
+  double best = 0;
+  std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads));
+  for (int pass = 0; pass < 5; ++pass) {
+    const auto start = Clock::now();
+    {
+      std::vector<std::jthread> readers;
+      for (std::size_t t = 0; t < static_cast<std::size_t>(threads); ++t)
+        readers.emplace_back([&, t] { sums[t] = read_all(buffer.data() + t * part, part); });
+    }
+    best = std::max(best, static_cast<double>(part * sums.size() * sizeof(std::uint64_t)) / since(start));
+  }
+  // The sums are used, so that no compiler leaves the reading out.
+  return sums[0] == part ? best : 0;
+}
+
+BenchResult bench_case(const Case& c, const Implementation& implementation, const BenchOptions& options) {
+  const Operator& op = operator_of(c);
+  BenchResult r;
+  r.case_line = c.str();
+  r.implementation = implementation.name();
+  r.tokens = c.integer("tokens");
+  TensorSet inputs(op.inputs(c)), outputs(op.outputs(c));
+  op.generate(c, inputs);
+  r.bytes = bytes_to_read(inputs);
+  const RunOptions run{options.threads};
+  implementation.run(c, inputs, outputs, run);  // warm: pages touched, threads started
+  std::vector<double> times;
+  for (const auto start = Clock::now(); times.size() < 5 || since(start) < options.seconds;) {
+    const auto one = Clock::now();
+    implementation.run(c, inputs, outputs, run);
+    times.push_back(since(one));
+  }
+  r.runs = static_cast<std::int64_t>(times.size());
+  std::nth_element(times.begin(), times.begin() + r.runs / 2, times.end());
+  r.median_seconds = times[times.size() / 2];
+  r.fastest_seconds = *std::min_element(times.begin(), times.end());
+  r.bandwidth = r.bytes / r.median_seconds;
+  const auto start = Clock::now();
+  const std::unique_ptr<Expected> expected = op.reference(c, inputs);
+  r.reference_seconds = since(start);
+  Judgement j;
+  op.judge(c, inputs, *expected, outputs, j);
+  r.verdict = name(j.verdict);
+  return r;
+}
+
+std::vector<std::string> bench_lines() {
+  std::vector<std::string> lines;
+  for (const char* shape : {"model=deepseek-v3 policy=vllm_torch", "model=glm-4.7 policy=vllm_torch", "model=kimi-k2 policy=vllm_torch"})
+    for (const int tokens : {1, 64, 4096}) lines.push_back(fmt::format("gating {} tokens={}", shape, tokens));
+  // GLM-4.7 cut over four ranks: the memory-bound decode step.
+  for (const int tokens : {1, 2, 4, 8, 16})
+    lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 dtype=bf16 tokens={}", tokens));
+  return lines;
+}
+
+}  // namespace moecheck::harness

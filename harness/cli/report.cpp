@@ -1,0 +1,43 @@
+// moecheck report: records to HTML.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "harness/atomic_file.h"
+#include "harness/cli/cli.h"
+#include "harness/junit.h"
+#include "harness/report/html.h"
+#include "harness/text.h"
+#include "harness/verdict_text.h"
+
+namespace moecheck::harness {
+
+void add_report(CLI::App& app, Action& action) {
+  struct Arguments {
+    std::vector<std::string> records;
+    std::string output, junit, title = "moecheck report";
+  };
+  auto a = std::make_shared<Arguments>();
+  CLI::App* sub = app.add_subcommand("report", "Make an HTML report of records");
+  sub->add_option("records", a->records, "Record files")->required()->type_name("RECORDS.jsonl");
+  sub->add_option("-o,--output", a->output, "The report")->required()->type_name("FILE.html");
+  sub->add_option("--junit", a->junit, "JUnit XML as well")->type_name("FILE.xml");
+  sub->add_option("--title", a->title, "Its title")->capture_default_str();
+  sub->callback([a, &action] {
+    action = [a] {
+      std::vector<Record> records;
+      std::string command = "moecheck report";
+      for (const std::string& path : a->records) {
+        command += " " + shell_word(path);
+        for (Record& r : read_records(path)) records.push_back(std::move(r));
+      }
+      write_file(a->output, html_report(records, {command + " -o " + shell_word(a->output), a->title}));
+      if (!a->junit.empty()) write_junit(a->junit, records);
+      fmt::print("{}{}: {}\n", summary_text(records), printable(a->output), count(static_cast<std::int64_t>(records.size()), "record"));
+      return exit_code(records);
+    };
+  });
+}
+
+}  // namespace moecheck::harness

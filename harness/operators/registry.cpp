@@ -1,0 +1,41 @@
+#include <fmt/format.h>
+
+#include <array>
+
+#include "harness/operators/operators.h"
+
+namespace moecheck::harness {
+
+std::string_view name(Suite suite) {
+  constexpr std::array<std::string_view, 4> kNames = {"quick", "models", "adversarial", "full"};
+  return kNames[static_cast<std::size_t>(suite)];
+}
+
+std::span<const Operator* const> operators() {
+  static const std::array<const Operator*, 6> all = {&gating_operator(),    &routed_scaling_operator(), &shared_experts_operator(),
+                                                     &moe_align_operator(), &experts_operator(),        &moe_block_operator()};
+  return all;
+}
+
+const Operator* find_operator(std::string_view name) {
+  for (const Operator* op : operators())
+    if (op->name() == name) return op;
+  return nullptr;
+}
+
+Case parse_case(std::string_view line) {
+  const std::vector<std::string_view> words = split_words(line);
+  if (words.empty()) throw UsageError("the case line is empty: it starts with an operator's name, then field=value ...");
+  const Operator* op = find_operator(words[0]);
+  if (op == nullptr) {
+    std::vector<std::string> known;
+    for (const Operator* o : operators()) known.emplace_back(o->name());
+    throw UsageError(fmt::format("'{}' is not an operator: did you mean {}? There are {}", words[0], nearest(words[0], known),
+                                 fmt::join(known, ", ")));
+  }
+  return parse_case(op->schema(), line);
+}
+
+const Operator& operator_of(const Case& c) { return *find_operator(c.operator_name()); }
+
+}  // namespace moecheck::harness

@@ -1,0 +1,221 @@
+#include "harness/runner.h"
+
+#include <fmt/format.h>
+
+#include <cfenv>
+#include <chrono>
+
+#include "harness/relation.h"
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+namespace moecheck::harness {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Relations copy and rerun inputs: they are asked where that is cheap.
+constexpr std::size_t kRelationBytes = 8u << 20;
+
+#if defined(__SSE2__)
+unsigned float_environment() { return _mm_getcsr() & ~0x3Fu; }  // without the sticky exception flags
+void restore_float_environment(unsigned e) { _mm_setcsr(e); }
+#else
+unsigned float_environment() { return static_cast<unsigned>(std::fegetround()); }
+void restore_float_environment(unsigned e) { std::fesetround(static_cast<int>(e)); }
+#endif
+
+// One implementation on one case.
+class Check {
+ public:
+  Check(const Operator& op, const Implementation& impl, const Case& c, const TensorSet& inputs, const Expected& expected,
+        const CheckOptions& options)
+      : op_(op), impl_(impl), c_(c), inputs_(inputs), expected_(expected), options_(options) {}
+
+  void run(Record& record) {
+    Judgement& j = record.result;
+    TensorSet outputs(op_.outputs(c_));
+    outputs.fill(0xFF);
+    const unsigned fenv = float_environment();
+    const std::uint64_t before = options_.clauses ? checksum(inputs_) : 0;
+    const auto start = Clock::now();
+    impl_.run(c_, inputs_, outputs, {options_.threads});
+    record.run_seconds = since(start);
+    const bool kept = float_environment() == fenv;
+    restore_float_environment(fenv);
+
+    op_.judge(c_, inputs_, expected_, outputs, j);
+    if (j.failed > 0 && j.cause.empty()) j.cause = op_.likely_cause(c_, inputs_, expected_, outputs);
+    guards(j, outputs);
+    if (options_.clauses) {
+      clause(j, "float_environment_kept", kept ? "" : "the floating-point control word was changed and not restored");
+      clause(j, "inputs_unchanged", checksum(inputs_) == before && first_broken_guard(inputs_).empty() ? "" : "an input changed");
+      op_.blank_unspecified(c_, inputs_, outputs);
+      common(j, outputs);
+    }
+    // A wrong output breaks relations too, and says no more by it.
+    if (options_.relations && j.failed == 0 && inputs_.bytes() <= kRelationBytes) relations(j, outputs);
+    if (is_failure(j.verdict)) second_opinion(j);
+  }
+
+ private:
+  void clause(Judgement& j, std::string_view name, const std::string& broken) {
+    if (broken.empty()) {
+      j.clauses.push_back({std::string(name), Verdict::kPass, {}});
+      return;
+    }
+    j.clauses.push_back({std::string(name), Verdict::kFail, broken});
+    j.raise(Verdict::kFail, fmt::format("clause {} is broken: {}", name, broken));
+  }
+
+  void guards(Judgement& j, const TensorSet& outputs) {
+    std::ptrdiff_t where = 0;
+    const std::string name = first_broken_guard(outputs, &where);
+    clause(j, "writes_inside_outputs",
+           name.empty() ? "" : fmt::format("{} was written at byte {} of {}", name, where, outputs.at(name).bytes()));
+  }
+
+  // Runs again under `with` and compares bytes; asked only where the implementation promises the clause.
+  void rerun(Judgement& j, const TensorSet& outputs, std::string_view name, std::uint8_t poison, RunOptions with,
+             const TensorSet& inputs, std::size_t misalign) {
+    if (const auto why = impl_.not_promised(name)) {
+      j.clauses.push_back({std::string(name), Verdict::kSkip, "not promised: " + *why});
+      return;
+    }
+    TensorSet again(op_.outputs(c_), misalign);
+    again.fill(poison);
+    impl_.run(c_, inputs, again, with);
+    op_.blank_unspecified(c_, inputs, again);
+    std::int64_t element = 0;
+    const std::string differs = first_difference(again, outputs, &element);
+    if (differs.empty()) {
+      clause(j, name, "");
+      return;
+    }
+    const double first = outputs.at(differs).view().at(element), second = again.at(differs).view().at(element);
+    clause(j, name, fmt::format("{}: element {} was {} and became {}", differs, element, first, second));
+  }
+
+  void common(Judgement& j, const TensorSet& outputs) {
+    const RunOptions same{options_.threads};
+    rerun(j, outputs, "deterministic", 0x5A, same, inputs_, 0);
+    rerun(j, outputs, "thread_independent", 0x5A, {options_.threads == 1 ? 3 : 1}, inputs_, 0);
+    if (inputs_.bytes() > kRelationBytes) return;
+    constexpr std::size_t kOtherAddress = 16;  // the alignment that every contract asks for
+    TensorSet moved;
+    for (const Tensor& t : inputs_.tensors()) {
+      Tensor copy(t.name(), t.dtype(), t.shape(), kOtherAddress);
+      std::copy(t.data(), t.data() + t.bytes(), copy.data());
+      moved.add(std::move(copy));
+    }
+    rerun(j, outputs, "address_independent", 0x5A, same, moved, kOtherAddress);
+  }
+
+  void relations(Judgement& j, TensorSet& outputs) {
+    op_.blank_unspecified(c_, inputs_, outputs);
+    const Trial trial{op_, impl_, c_, inputs_, outputs, {options_.threads}};
+    for (const Relation& r : op_.relations()) {
+      if (const auto why = impl_.not_promised(r.name)) {
+        j.clauses.push_back({std::string(r.name), Verdict::kSkip, "not promised: " + *why});
+        continue;
+      }
+      try {
+        r.check(trial);
+        clause(j, r.name, "");
+      } catch (const NotApplicable& e) {
+        j.clauses.push_back({std::string(r.name), Verdict::kSkip, e.what()});
+      } catch (const Broken& e) {
+        clause(j, r.name, e.what());
+      }
+    }
+  }
+
+  // A failure is the implementation's only if the reference passes its own judge.
+  void second_opinion(Judgement& j) {
+    TensorSet own(op_.outputs(c_));
+    op_.reference_outputs(c_, inputs_, expected_, own);
+    Judgement self;
+    op_.judge(c_, inputs_, expected_, own, self);
+    if (self.failed > 0)
+      j.raise(Verdict::kOracle, "the reference fails its own judge (" + self.reason + "): please report this case as a bug");
+  }
+
+  const Operator& op_;
+  const Implementation& impl_;
+  const Case& c_;
+  const TensorSet& inputs_;
+  const Expected& expected_;
+  const CheckOptions& options_;
+};
+
+}  // namespace
+
+Record blank_record(const Case& c, std::string_view implementation) {
+  Record r;
+  r.case_line = c.str();
+  r.operator_name = c.operator_name();
+  r.implementation = implementation;
+  r.model = c.model();
+  r.policy = c.policy();
+  if (c.schema().find("data") >= 0) r.tier = c.choice("data");
+  r.env = environment();
+  return r;
+}
+
+Record skipped_record(const Case& c, std::string_view implementation, Verdict verdict, std::string why) {
+  Record r = blank_record(c, implementation);
+  r.result.verdict = verdict;
+  r.result.reason = std::move(why);
+  return r;
+}
+
+std::vector<Record> check_case(const Case& c, std::span<const Implementation* const> implementations,
+                               const CheckOptions& options) {
+  std::vector<Record> records;
+  const Operator& op = operator_of(c);
+  const auto refusal = op.refusal(c);
+  std::optional<TensorSet> inputs;
+  std::unique_ptr<Expected> expected;
+  double shared_seconds = 0;
+  for (const Implementation* impl : implementations) {
+    const auto why = refusal ? refusal : impl->unsupported(c);
+    if (why) {
+      records.push_back(skipped_record(c, impl->name(), Verdict::kSkip, *why));
+      continue;
+    }
+    const auto start = Clock::now();
+    if (!inputs) {
+      inputs.emplace(op.inputs(c));
+      op.generate(c, *inputs);
+      expected = op.reference(c, *inputs);
+      shared_seconds = since(start);
+    }
+    Record record = blank_record(c, impl->name());
+    try {
+      Check(op, *impl, c, *inputs, *expected, options).run(record);
+    } catch (const std::exception& e) {
+      record.result.raise(Verdict::kFail, fmt::format("it threw: {}", e.what()));
+    }
+    record.seconds = since(start) + (records.empty() ? 0 : shared_seconds);
+    records.push_back(std::move(record));
+  }
+  return records;
+}
+
+Record judge_outputs(const Case& c, const TensorSet& inputs, const TensorSet& outputs, std::string_view implementation) {
+  const Operator& op = operator_of(c);
+  const auto start = Clock::now();
+  Record record = blank_record(c, implementation);
+  const std::unique_ptr<Expected> expected = op.reference(c, inputs);
+  op.judge(c, inputs, *expected, outputs, record.result);
+  if (record.result.failed > 0 && record.result.cause.empty())
+    record.result.cause = op.likely_cause(c, inputs, *expected, outputs);
+  record.seconds = since(start);
+  return record;
+}
+
+}  // namespace moecheck::harness
