@@ -1,19 +1,18 @@
 #pragma once
 // The gated activation between an expert's two GEMMs.
 //
-//   h [2I] -> g [I], u [I]                   by layout
-//   silu:        a = silu(g) * u             silu(g) = g / (1 + exp(-g))
-//   swiglu_oai:  a = g * sigmoid(1.702 g) * (u + 1)                                              gpt-oss
-//   clamp        kBeforeSilu: g = min(g, L), u = clamp(u, -L, L), then silu                      DeepSeek-V4,
-//   gpt-oss
-//                kAfterSilu:  silu(g) = min(silu(g), L), u = clamp(u, -L, L)                     sglang
-//                _swiglu_silu_clamp_mul
+//   h [2I] -> g [I], u [I]      by layout
+//   silu:        a = silu(g) * u,  silu(g) = g / (1 + exp(-g))
+//   swiglu_oai:  a = g * sigmoid(1.702 g) * (u + 1)                                       gpt-oss
+//   clamp        kBeforeSilu: g = min(g, L), u = clamp(u, -L, L), then silu               DeepSeek-V4, gpt-oss
+//                kAfterSilu:  silu(g) = min(silu(g), L), u = clamp(u, -L, L)              sglang
 //
-// Integers stay integers: for an exact g >= 32, 1 + exp(-g) is 1 in fp32 and silu(g) is exactly g; for g <=
-// -128, exp(-g) overflows, or g exp(g) underflows, and silu(g) is exactly 0; silu(0) is 0. Roundings (to T):
-// torch and the Triton kernels store silu(g) in T, then the product in T; fused kernels keep fp32. Source:
-// sections 4.3 and 4.4 of the operator notes (vLLM activation_kernels.cu, sglang fused_moe_triton_kernels.py,
-// aiter).
+// Integers stay integers: for g >= 32, 1 + exp(-g) is 1 in fp32 and silu(g) is exactly g; for g <= -128,
+// exp(-g) overflows, or g exp(g) underflows, and silu(g) is exactly 0; silu(0) is 0.
+// Roundings (to T): torch and the Triton kernels store silu(g) in T, then the product in T; fused kernels keep
+// fp32.
+// Source: sections 4.3 and 4.4 of the operator notes (vLLM activation_kernels.cu, sglang
+// fused_moe_triton_kernels.py _swiglu_silu_clamp_mul, aiter).
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -54,8 +53,7 @@ Bounded gated_activation(Bounded gate, Bounded up, const ActivationOptions& opti
 // h [2I] -> a [I].
 void gated_activation(const Bounded* h, std::int64_t intermediate, const ActivationOptions& options,
                       Bounded* a);
-// The operator: gate_up [M, 2I] T -> [M * I], before the last rounding (round_product is the judge's then,
-// and is ignored).
+// The operator: gate_up [M, 2I] T -> [M * I], before the last rounding: round_product is ignored.
 std::vector<Bounded> silu_and_mul(ConstView gate_up, const ActivationOptions& options);
 
 }  // namespace moecheck::reference

@@ -8,7 +8,8 @@
 //
 // Honest means: fp32, round to nearest, with or without fused multiply-add; numbers under 2^-126 may be kept or be flushed to
 // 0, at the inputs of an operation or at its output. Accumulators that truncate (some tensor cores) err by up to 2u per step
-// and with a bias: `proven` of a long dot still holds them (a step there adds a block of 16), six sigmas may not.
+// and with a bias. They are not modelled: a step there adds a whole block of products, so `proven` of a long dot should hold
+// them (an estimate, not measured), six sigmas may not.
 // Where value is Inf or NaN, or the honest interval reaches past FLT_MAX, proven is Inf: nothing is promised there, and a judge
 // compares such elements by class. value follows IEEE; a bound is never NaN. sigma <= proven.
 // Errors that are systematic (a fast exp that is always 2 ulp high) enter sigma with their full size: six times that covers
@@ -24,11 +25,9 @@
 
 namespace moecheck::reference {
 
-inline constexpr double kU32 = 0x1p-24;  // unit roundoff of fp32
-inline constexpr double kTiny32 =
-    0x1p-149;  // smallest fp32 subnormal; half of it is the absolute rounding floor
-inline constexpr double kFlushed32 =
-    0x1p-126;  // results below this may be flushed to zero by honest GPU code
+inline constexpr double kU32 = 0x1p-24;         // unit roundoff of fp32
+inline constexpr double kTiny32 = 0x1p-149;     // smallest fp32 subnormal; half of it is the rounding floor
+inline constexpr double kFlushed32 = 0x1p-126;  // below this honest GPU code may flush to zero
 inline constexpr double kSuspectSigmas = 6.0;
 
 struct Bounded {

@@ -1,9 +1,10 @@
 #pragma once
-// The GEMM of one expert in the references: rows of a stored weight against the few activation rows routed to that expert.
+// The GEMM of one expert in the references: rows of a stored weight against the few activation rows routed to
+// that expert.
 //
-//   y[j, n] = sum_k x[j, k] w[n, k]                                                     x exact or bounded, w in any float dtype
-//   y[j, n] = sum_b s_w[n/128, b] sum_{k in b} x[j, k] q_w[n, k]                        fp8 weights with block scales, weight only
-//   y[j, n] = sum_b s_x[j, b] s_w[n/128, b] sum_{k in b} q_x[j, k] q_w[n, k]            fp8 w8a8
+//   y[j, n] = sum_k x[j, k] w[n, k]                                           x exact or bounded
+//   y[j, n] = sum_b s_w[n/128, b] sum_{k in b} x[j, k] q_w[n, k]              fp8 weights alone
+//   y[j, n] = sum_b s_x[j, b] s_w[n/128, b] sum_{k in b} q_x[j, k] q_w[n, k]  fp8 w8a8
 //
 // A weight row is decoded once for all activation rows: decoding costs as much as a dot product.
 #include <cstdint>

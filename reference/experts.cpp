@@ -4,17 +4,10 @@
 #include <stdexcept>
 
 #include "reference/expert_gemm.h"
+#include "reference/text.h"
 
 namespace moecheck::reference {
 namespace {
-
-std::string text(std::int64_t v) { return std::to_string(v); }
-
-std::string text(const Shape& shape) {
-  std::string s = "[";
-  for (int i = 0; i < shape.rank; ++i) s += (i > 0 ? ", " : "") + text(shape[i]);
-  return s + "]";
-}
 
 bool is_fp8(DType dtype) {
   return dtype == DType::kE4M3FN || dtype == DType::kE4M3FNUZ || dtype == DType::kE5M2;
@@ -54,7 +47,6 @@ class ExpertsReference {
         options_(options),
         quant_(options.fp8_activations ? &options_.quant : nullptr) {
     options_.activation.dtype = options.dtype;
-    // A quantizer reads the product as it is stored, or in fp32 where the two are fused: the options say which.
     std::vector<Bounded> x(static_cast<std::size_t>(options.hidden));
     inputs_.resize(static_cast<std::size_t>(routing.tokens()));
     for (std::int64_t t = 0; t < routing.tokens(); ++t) {

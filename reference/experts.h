@@ -1,21 +1,20 @@
 #pragma once
 // Routed experts: gather, GEMM, gated activation, GEMM, weight, reduce.
 //
-//   for slot (t, k) with local expert e = expert_map[topk_ids[t, k]]:          -1 contributes exactly nothing
-//     x  = hidden_states[t]                     fp8: quantized per 128 (fp8_block.h)
-//     h  = W13[e] x                  [2I]       h *= w[t, k] when the router weight is on the input; rounded:
-//     round_gate_up a  = act(h)                    [I]        activation.h; fp8: quantized per 128 y  = W2[e]
-//     a                   [H]        y *= w[t, k] when it is on the output; rounded: round_slot
-//   out[t] = sum_k y[t, k]                      reduce policy; then * rsf when the reduce kernel scales (P3)
+//   for slot (t, k) with local expert e = expert_map[topk_ids[t, k]]:     -1 contributes exactly nothing
+//     x = hidden_states[t]       [H]     fp8: quantized per 128 (fp8_block.h)
+//     h = W13[e] x               [2I]    h *= w[t, k] when the router weight is on the input; round_gate_up
+//     a = act(h)                 [I]     activation.h; fp8: quantized per 128
+//     y = W2[e] a                [H]     y *= w[t, k] when it is on the output; round_slot
+//   out[t] = sum_k y[t, k]               reduce policy; then * rsf when the reduce kernel scales (P3)
 //
-// Layouts: hidden_states [M, H] T; w13 [E_local, 2I, H], w2 [E_local, H, I] in T, or fp8 with fp32 block
-// scales w13_scale [E_local, ceil(2I/128), ceil(H/128)] and w2_scale [E_local, ceil(H/128), ceil(I/128)] that
-// multiply. H and I need not be multiples of 128: the last block is partial. But the scale blocks of gate and
-// up are cut as of one matrix of 2I rows. topk_weights [M, K] f32, topk_ids [M, K] i32 or i64, expert_map [E]
-// i32 or absent.
+// Layouts: hidden_states [M, H] T; w13 [E_local, 2I, H], w2 [E_local, H, I] in f32, bf16, f16, or in fp8 with
+// fp32 block scales w13_scale [E_local, ceil(2I/128), ceil(H/128)] and w2_scale [E_local, ceil(H/128),
+// ceil(I/128)] that multiply. H and I need not be multiples of 128: the last block is partial (w13 is cut as
+// one matrix of 2I rows, so a block may hold gate and up).
+// topk_weights [M, K] f32, topk_ids [M, K] i32 or i64, expert_map [E] i32 or absent.
 //
-// Source: sections 4.3 to 4.7 and 6.4 of the operator notes (Triton fused_moe of vLLM and sglang, aiter
-// fused_moe).
+// Source: sections 4.3 to 4.7 and 6.4 of the operator notes (Triton fused_moe of vLLM and sglang, aiter).
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -28,8 +27,9 @@
 
 namespace moecheck::reference {
 
-// kOutput: y is multiplied. kInput: h is, before the activation (the Triton epilogue; topk 1 models such as
-// Llama 4). Not the same. kNone: the weights are somebody else's (no_combine).
+// kOutput  y is multiplied
+// kInput   h is, before the activation: not the same (the Triton epilogue; top-1 models such as Llama 4)
+// kNone    the weights are somebody else's (no_combine)
 enum class RouterWeight : std::uint8_t { kOutput, kInput, kNone };
 std::string_view name(RouterWeight weight);  // "output", "input", "none"
 
@@ -40,8 +40,8 @@ struct ExpertsOptions {
   std::int64_t experts = 0;        // E, ids lie in [0, E), fused shared slots included
   std::int64_t local_experts = 0;  // E_local
   DType dtype = DType::kBF16;      // T: hidden states, the intermediate cache, the slots
-  bool fp8_activations =
-      false;  // w8a8; needs fp8 weights. fp8 weights without it are dequantized (weight only)
+  // w8a8; needs fp8 weights. fp8 weights without it are dequantized (weight only).
+  bool fp8_activations = false;
   Fp8QuantOptions quant;
   ActivationOptions activation;  // its dtype is taken from T
   RouterWeight router_weight = RouterWeight::kOutput;

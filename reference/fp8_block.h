@@ -1,15 +1,15 @@
 #pragma once
 // fp8 w8a8: activations quantized per token and group of 128, weights per 128x128 block.
 //
-//   amax_b = max(max |x_i| over the group, eps)        s_b = amax_b / 448          q_i = e4m3(x_i / s_b)
-//   y[m, n] = sum_b s_a[m, b] s_w[n/128, b] sum_{i in b} q_a[m, i] q_w[n, i]       the last group may be
-//   partial
+//   amax_b = max(max |x_i| over the group, eps)        s_b = amax_b / 448        q_i = e4m3(x_i / s_b)
+//   y[m, n] = sum_b s_a[m, b] s_w[n/128, b] sum_{i in b} q_a[m, i] q_w[n, i]     the last group may be partial
 //
 // Implementations differ in how they divide (codes differ on 0.03% of N(0,1) data) and in the scale's format.
 // With kDivide or kReciprocal the fp32 operations are IEEE, so scales and codes of exact data are exact; with
-// kAny the codes near a rounding midpoint carry both neighbours. UE8M0: s_b is the power of two >= amax_b /
-// 448. NaN: amax ignores it. kDivide makes it -448 (fmaxf of vLLM's clamp) when nan_saturates, else it stays
-// NaN. Source: section 4.5 of the operator notes (vLLM per_token_group_quant.cu, sglang sgl-kernel, DeepGEMM,
+// kAny the codes near a rounding midpoint carry both neighbours.
+// UE8M0: s_b is the power of two >= amax_b / 448.
+// NaN: amax ignores it. The code is -448 when nan_saturates (fmaxf of vLLM's clamp), else NaN.
+// Source: section 4.5 of the operator notes (vLLM per_token_group_quant.cu, sglang sgl-kernel, DeepGEMM,
 // aiter).
 #include <cstdint>
 #include <string_view>

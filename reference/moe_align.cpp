@@ -4,12 +4,12 @@
 #include <map>
 #include <stdexcept>
 
+#include "reference/text.h"
+
 namespace moecheck::reference {
 namespace {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::string text(std::int64_t v) { return std::to_string(v); }
-
 // The buckets of an alignment in order, each with what its blocks say and the slots it holds (ascending).
 struct Bucket {
   std::int32_t expert = -1;
@@ -103,8 +103,6 @@ std::optional<std::string> alignment_fault(const Alignment& got, std::span<const
     return "num_tokens_post_padded is " + text(got.num_tokens_post_padded) + ", not " + text(at);
   return std::nullopt;
 }
-
-// ---- aiter moe_sorting ----
 
 namespace {
 

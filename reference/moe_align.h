@@ -25,9 +25,8 @@
 namespace moecheck::reference {
 
 // kVllm    E buckets; ids outside [0, E) are skipped; capacity M*K + E*(B-1)
-// kSglang  E+1 buckets, bucket 0 for id -1: its slots come first, in blocks with expert -1; capacity M*K +
-// (E+1)*(B-1), or M*K*B
-//          when M*K < E+1
+// kSglang  E+1 buckets, bucket 0 for id -1: its slots come first, in blocks with expert -1;
+//          capacity M*K + (E+1)*(B-1), or M*K*B when M*K < E+1
 enum class AlignConvention : std::uint8_t { kVllm, kSglang };
 
 struct AlignOptions {
@@ -52,13 +51,11 @@ struct Alignment {
 // topk_ids [M*K]. Slots of an expert in ascending order.
 Alignment moe_align_block_size(std::span<const std::int64_t> topk_ids, const AlignOptions& options);
 // What is wrong with someone's alignment of topk_ids, or nothing: every valid slot exactly once, in a block
-// of its expert; padding equals M*K; experts ascending and contiguous; counts right. `got` may hold more than
-// num_post entries.
+// of its expert; padding equals M*K; experts ascending and contiguous; counts right. `got` may be longer.
 std::optional<std::string> alignment_fault(const Alignment& got, std::span<const std::int64_t> topk_ids,
                                            const AlignOptions& options);
 
-// ---- aiter moe_sorting
-// -------------------------------------------------------------------------------------------------
+// aiter moe_sorting.
 
 inline constexpr std::uint32_t kSortedTokenBits = 24;
 constexpr std::uint32_t encode_sorted_id(std::uint32_t k, std::uint32_t token) {
@@ -71,8 +68,8 @@ struct SortingOptions {
   std::int64_t experts = 0;      // E, shared and sentinel slots included
   std::int64_t topk = 0;         // K
   std::int64_t block_size = 32;  // B
-  std::span<const std::int32_t>
-      expert_mask;  // [E] 0 or 1; empty: all 1. sorted_expert_ids are local: the mask's running sum
+  // [E] 0 or 1; empty: all 1. sorted_expert_ids are local: the mask's running sum
+  std::span<const std::int32_t> expert_mask;
   std::int64_t num_local_tokens = -1;  // rows beyond are not sorted; -1: all
 };
 struct Sorting {
@@ -87,8 +84,7 @@ Sorting moe_sorting(std::span<const std::int64_t> topk_ids, std::span<const floa
 std::optional<std::string> sorting_fault(const Sorting& got, std::span<const std::int64_t> topk_ids,
                                          std::span<const float> topk_weights, const SortingOptions& options);
 
-// ---- permute and unpermute
-// ---------------------------------------------------------------------------------------------
+// permute and unpermute.
 
 // How slot (t, k) is numbered in the maps: t*K + k, or t + k*M (the vLLM snapshot's radix sort). topk_weights
 // are token-major in both.
@@ -116,8 +112,8 @@ struct Permutation {
 };
 // Stable: rows of an expert in ascending slot number.
 Permutation permute(std::span<const std::int64_t> topk_ids, const PermuteOptions& options);
-// Row r = hidden_states[token of slot_of_row[r]]; padding rows keep what `permuted` holds. [M, H] -> [rows,
-// H], same dtype.
+// Row r = hidden_states[token of slot_of_row[r]]; padding rows keep what `permuted` holds.
+// [M, H] -> [rows, H], same dtype.
 void permute_rows(ConstView hidden_states, const Permutation& permutation, const PermuteOptions& options,
                   View permuted);
 // out[t] = sum_k w[t, k] * permuted[row_of_slot(t, k)] in fp32, rows of -1 skipped. topk_weights [M, K] f32.

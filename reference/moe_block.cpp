@@ -5,11 +5,10 @@
 #include <stdexcept>
 
 #include "reference/expert_gemm.h"
+#include "reference/text.h"
 
 namespace moecheck::reference {
 namespace {
-
-std::string text(std::int64_t v) { return std::to_string(v); }
 
 bool sentinel_column(const MoeBlockOptions& o) {
   return o.insertion == SlotInsertion::kVllmRocm && o.ep_size > 1;

@@ -1,15 +1,14 @@
 #pragma once
 // The MoE block of one layer: gating, experts, routed scaling, shared experts.
 //
-//   ids, w  = gating(router_logits, bias)                                                         gating.h
-//   R       = experts(x, ids, w)               fused: the shared experts are slots K..K+n-1       experts.h
-//   S       = D (silu(G x) * (U x))            not fused: a dense MLP [2 n I, H], [H, n I]        (optionally
-//   * sigmoid(x . g)) out     = rsf * R + S                      by the plan: where rsf is multiplied
-//   routed_scaling.h
+//   ids, w = gating(router_logits, bias)                                                 gating.h
+//   R      = experts(x, ids, w)       fused: the shared experts are slots K..K+n-1       experts.h
+//   S      = D (silu(G x) * (U x))    not fused: a dense MLP; gated: * sigmoid(x . g)
+//   out    = rsf * R + S              by the plan: where rsf is multiplied               routed_scaling.h
 //
 // Under expert parallelism the result is one rank's partial sum; the ranks' sum is the block. The unfused
-// shared output is counted on rank 0 alone (on every rank when shared_on_every_rank: a published bug). A row
-// whose selection is ambiguous (two experts within each other's error bounds at the cut) is flagged: the
+// shared output is counted on rank 0 alone (on every rank when shared_on_every_rank: a published bug).
+// A row whose selection is ambiguous (two experts within each other's error bounds at the cut) is flagged: the
 // judge calls its output undecided.
 #include <cstdint>
 #include <optional>
@@ -24,11 +23,12 @@
 namespace moecheck::reference {
 
 struct MoeBlockOptions {
-  GatingOptions gating;  // .shared: fused slots that the gate itself writes (0 when `insertion` does)
-  ExpertsOptions
-      experts;  // hidden, intermediate, dtypes, roundings; the rest is derived: see derived_experts()
-  CombineOptions
-      combine;  // plan, rsf, roundings between reduce, scale and shared add; dtype is experts.dtype
+  // .shared: fused slots that the gate itself writes (0 when `insertion` does).
+  GatingOptions gating;
+  // hidden, intermediate, dtypes, roundings; the rest is derived: see derived_experts().
+  ExpertsOptions experts;
+  // Plan, rsf, roundings between reduce, scale and shared add; dtype is experts.dtype.
+  CombineOptions combine;
   std::int64_t shared_experts = 0;         // n
   bool fused = false;                      // must equal combine.plan.fused_shared
   std::optional<SlotInsertion> insertion;  // fused slots appended after the gate (aiter, vLLM ROCm)
@@ -43,8 +43,8 @@ struct MoeBlockOptions {
   ExpertsOptions derived_experts() const;
   // Local index of every global id, shared slots and sentinel included; -1 elsewhere.
   std::vector<std::int64_t> expert_map() const;
-  // The places that are really active: those before the reduce as the gate's policy or the insertion has them, those after it
-  // from combine.plan. effective_plan().check() says what is wrong with the block before anything is computed.
+  // The places that are really active: those before the reduce as the gate's policy has them, those after it
+  // from combine.plan. Its check() says what is wrong with the block before anything is computed.
   ScalePlan effective_plan() const;
   std::int64_t columns() const;  // slots per row of topk_ids
 };
@@ -60,7 +60,7 @@ struct MoeBlockInputs {
 
 struct MoeBlockResult {
   std::vector<Bounded> out;  // [M * H], before the last rounding
-  // [M * H] for diagnose_scale(): R with weights that sum to 1, and S, both without any routed_scaling_factor.
+  // [M * H] for fit_scale(): R with weights that sum to 1, and S, both without any routed_scaling_factor.
   std::vector<double> routed, shared;
   std::int64_t slots = 0;         // columns of ids and weights
   std::vector<std::int64_t> ids;  // [M * slots] global; -1 for masked padding

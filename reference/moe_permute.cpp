@@ -1,3 +1,4 @@
+// permute and unpermute: the last part of moe_align.h.
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>

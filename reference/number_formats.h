@@ -24,12 +24,25 @@
 #include <string_view>
 
 #ifdef __FAST_MATH__
-#error "moecheck's references must not be built with -ffast-math: it changes what NaN, Inf, -0 and rounding mean"
+#error \
+    "moecheck's references must not be built with -ffast-math: it changes what NaN, Inf, -0 and rounding mean"
 #endif
 
 namespace moecheck::reference {
 
-enum class DType : std::uint8_t { kF64, kF32, kBF16, kF16, kE4M3FN, kE4M3FNUZ, kE5M2, kE8M0, kI64, kI32, kU8 };
+enum class DType : std::uint8_t {
+  kF64,
+  kF32,
+  kBF16,
+  kF16,
+  kE4M3FN,
+  kE4M3FNUZ,
+  kE5M2,
+  kE8M0,
+  kI64,
+  kI32,
+  kU8
+};
 
 enum class Overflow : std::uint8_t { kSaturate, kNonSaturating };
 
@@ -93,7 +106,8 @@ inline double load(DType dtype, const void* data, std::int64_t i) {
   }
   return load_any(dtype, data, i);
 }
-void store(DType dtype, void* data, std::int64_t i, double value, Overflow overflow = Overflow::kNonSaturating);
+void store(DType dtype, void* data, std::int64_t i, double value,
+           Overflow overflow = Overflow::kNonSaturating);
 // Integer dtypes only: no detour through double. A value the dtype cannot hold throws std::out_of_range.
 std::int64_t load_int(DType dtype, const void* data, std::int64_t i);
 void store_int(DType dtype, void* data, std::int64_t i, std::int64_t value);

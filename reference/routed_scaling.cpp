@@ -111,9 +111,9 @@ std::string_view name(ReduceOrder order) {
   return names[static_cast<std::size_t>(order)];
 }
 
-//   alpha = rsf^(active places among P1..P6)                          (fp16 form of P6: it divides beta
-//   instead) beta  = slot weight (fused: 1; 1/rsf by P7; 1/rsf * rsf by P2) * rsf^(active places among
-//   P3..P6, when fused)
+//   alpha = rsf^(active places among P1..P6)
+//   beta  = slot weight * rsf^(active places among P3..P6)      fused: the slot weighs 1, 1/rsf by P7, 1 by P2
+//   beta  = 1                                                   not fused; P6 in its fp16 form: 1/rsf
 ScaleCoefficients ScalePlan::coefficients(double rsf, double score_sum) const {
   ScaleCoefficients c;
   const double sum = renormalized ? 1 : score_sum;

@@ -1,22 +1,20 @@
 #pragma once
 // Routed scaling and the weighted reduce: from the experts' slots to the output of the block.
 //
-//   out = rsf * R + S          R = sum_k w_k f_k(x) (sum_k w_k = 1), S = shared experts, rsf =
-//   routed_scaling_factor
+//   out = rsf * R + S      R = sum_k w_k f_k(x), sum_k w_k = 1;  S = shared;  rsf = routed_scaling_factor
 //
 // The factor can be multiplied in at eight places. Exactly one of the first six must be active on a path; two
 // give rsf^2, none gives 1, and a fused shared slot must undo what an output scale does to it.
 //
 //   #   name                     what is multiplied                                  who
-//   P1  topk_weights             weights of the routed slots                         aiter, flashinfer,
-//   vLLM's router P2  topk_weights_and_shared  all weights, after the shared slot was set to 1/rsf sglang,
-//   fused in top-k P3  reduce                   the sum, in the reduce kernel                       sglang
-//   moe_sum_reduce P4  output                   the experts' output, in model code                  sglang
-//   without CUDA and aiter P5  shared_add_alpha         shared.add_(routed, alpha=rsf) sglang DeepEP,
-//   two-batch overlap, CPU P6  runner                   fused *= rsf; in fp16 with a shared output: shared *=
-//   1/rsf            vLLM P7  pre_divided_shared       the fused shared slot weighs 1/rsf, to be undone by
-//   P3, P4, P5 or P6   sglang P8  residual_stream          attention, dense layers and residual are kept
-//   divided by rsf           vLLM DeepSeek fp16
+//   P1  topk_weights             weights of the routed slots                         aiter, flashinfer, vLLM
+//   P2  topk_weights_and_shared  all weights, after the shared slot was set to 1/rsf sglang, fused in top-k
+//   P3  reduce                   the sum, in the reduce kernel                       sglang moe_sum_reduce
+//   P4  output                   the experts' output, in model code                  sglang without CUDA, aiter
+//   P5  shared_add_alpha         shared.add_(routed, alpha=rsf)                      sglang DeepEP, overlap, CPU
+//   P6  runner                   fused *= rsf, or, in fp16, shared *= 1/rsf          vLLM
+//   P7  pre_divided_shared       the fused shared slot weighs 1/rsf; P3..P6 undo it  sglang
+//   P8  residual_stream          all but the block is kept divided by rsf            vLLM DeepSeek fp16
 //
 // Source: sections 2.1 to 2.6 and 4.6 of the operator notes (sglang topk.py, deepseek_v2.py, fused_moe.py;
 // vLLM moe_runner.py).
@@ -73,11 +71,9 @@ struct ScalePlan {
     return plan;
   }
 
-  // What the plan computes. score_sum = sum of the unnormalized routed scores: it matters only when not
-  // renormalized.
+  // What the plan computes. score_sum, the sum of the raw routed scores, matters only when not renormalized.
   ScaleCoefficients coefficients(double rsf, double score_sum = 1) const;
-  // What it should: (rsf * score_sum, 1); both divided by rsf where the residual stream is kept divided by
-  // rsf.
+  // What it should: (rsf * score_sum, 1); both divided by rsf where the residual stream is.
   ScaleCoefficients target(double rsf, double score_sum = 1) const;
   // Nothing when the plan is right for every rsf; else what is wrong with it and what to change, in words.
   std::optional<std::string> check() const;
@@ -109,16 +105,18 @@ struct CombineOptions {
   DType dtype = DType::kBF16;  // T: slots and shared output
   ReducePolicy reduce;
   ScalePlan plan = ScalePlan::of(ScalePlace::kReduce);
-  double routed_scaling_factor =
-      1;  // P1, P2 and P7 act in topk_weights, before this operator: only P3 to P6 act here
+  // P1, P2 and P7 act in topk_weights, before this operator: only P3 to P6 act here.
+  double routed_scaling_factor = 1;
   bool weights_applied = false;  // routed_output holds w * y already
   // To T, in this order; the last rounding, to the output's dtype, is the judge's.
-  Rounding round_weighted = Rounding::kNone;  // w * y, per slot (vLLM TopKWeightAndReduceContiguous: kRound)
-  Rounding round_sum =
-      Rounding::kNone;  // the sum, before P3 multiplies it (sglang's torch.compile path: kRound)
-  Rounding round_reduced =
-      Rounding::kRound;  // what the reduce kernel stores, where P4, P5, P6 or the shared add follow
-  Rounding round_scaled = Rounding::kRound;  // what P4 or P6 stores, where the shared add follows
+  //   weighted  w * y, per slot (vLLM TopKWeightAndReduceContiguous: kRound)
+  //   sum       before P3 multiplies it (sglang's torch.compile path: kRound)
+  //   reduced   what the reduce kernel stores, where P4, P5, P6 or the shared add follow
+  //   scaled    what P4 or P6 stores, where the shared add follows
+  Rounding round_weighted = Rounding::kNone;
+  Rounding round_sum = Rounding::kNone;
+  Rounding round_reduced = Rounding::kRound;
+  Rounding round_scaled = Rounding::kRound;
 };
 
 // The part of combine() after the reduce, for one element: `shared` absent when there is no shared output.

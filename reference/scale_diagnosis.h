@@ -1,9 +1,7 @@
 #pragma once
-// Diagnosis by two numbers: which scaling bug an output shows, from the output and two reference vectors
-// alone.
+// Diagnosis by two numbers: which scaling bug an output shows, from the output and two reference vectors.
 //
-//   (alpha, beta) = argmin || out - alpha R - beta S ||        R = routed sum with weights that sum to 1, S =
-//   shared output
+//   (alpha, beta) = argmin || out - alpha R - beta S ||      R = routed sum, weights summing to 1; S = shared
 //
 // Use an rsf that no product of small numbers imitates (2.827, not 1 or 2), and R, S that are linearly
 // independent. Source: section 2.2 of the operator notes.
@@ -19,8 +17,8 @@ struct ScaleFit {
   double alpha = 0, beta = 0;
   double residual = 0;  // ||out - alpha R - beta S|| / ||out||: near 0 when scaling alone explains the output
   double condition = 1;  // of [R/|R| S/|S|]: sqrt((1 + |cos|) / (1 - |cos|))
-  bool dependent =
-      false;  // R and S cannot be told apart (condition > 1e4, or one of them is zero): beta is then 0
+  // R and S cannot be told apart (condition > 1e4, or one of them is zero): beta is then 0
+  bool dependent = false;
 };
 // Vectors of equal length; S may be empty (no shared experts). Elements that are not finite in any vector are
 // left out.

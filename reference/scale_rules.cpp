@@ -33,18 +33,26 @@ ScalePlan sglang_cuda_output(const SglangScaleFlags& flags, ScalePlan plan) {
   return flags.wna16_model_stays_out ? plan : plan.with(ScalePlace::kOutput);
 }
 
+template <class Change>
+ScalePlan sglang(Change change) {
+  SglangScaleFlags flags;
+  change(flags);
+  return sglang_scale_plan(flags);
+}
+
+template <class Change>
+ScalePlan vllm(Change change) {
+  VllmScaleFlags flags;
+  change(flags);
+  return vllm_scale_plan(flags);
+}
+
+void hip(SglangScaleFlags& flags) {
+  flags.platform = SglangPlatform::kHip;
+  flags.use_aiter = true;
+}
+
 std::array<KnownScaleBug, 15> published() {
-  const auto sglang = [](auto change) {
-    SglangScaleFlags flags;
-    change(flags);
-    return sglang_scale_plan(flags);
-  };
-  const auto vllm = [](auto change) {
-    VllmScaleFlags flags;
-    change(flags);
-    return vllm_scale_plan(flags);
-  };
-  const auto hip = [](SglangScaleFlags& f) { f.platform = SglangPlatform::kHip, f.use_aiter = true; };
   return {{
       {"fused_shared_output_scale", "vllm#44313",
        "GLM, aiter: output scale left on over a fused shared slot of weight 1",
@@ -73,15 +81,14 @@ std::array<KnownScaleBug, 15> published() {
          f.path = SglangPath::kTwoBatchOverlap, f.fused_in_topk = true, f.overlap_checks_topk = false;
        })},
       {"hip_dual_stream", "sglang glm4_moe.py",
-       "dual-stream branch lacks 'not _use_aiter': HIP with aiter scales twice", sglang([&](auto& f) {
-         hip(f), f.path = SglangPath::kDualStream, f.dual_stream_checks_aiter = false;
-       })},
+       "dual-stream branch lacks 'not _use_aiter': HIP with aiter scales twice",
+       sglang([](auto& f) { hip(f), f.path = SglangPath::kDualStream, f.dual_stream_checks_aiter = false; })},
       {"kt_wrapper_and_runner", "kvcache-ai/sglang#86", "KT wrapper and runner both multiply the GPU experts",
        sglang([](auto& f) { f.kt_wrapper = true, f.kt_runner_stays_out = false; })},
       {"marlin_and_model", "sglang#12998", "the marlin call multiplies inside, and the model again",
        sglang([](auto& f) { f.wna16_model_stays_out = false; })},
       {"mori_shared", "sglang#28237", "shared slot weighs 1/rsf though aiter scales only the routed weights",
-       sglang([&](auto& f) { hip(f), f.fused_shared = true, f.aiter_shared_weight_is_one = false; })},
+       sglang([](auto& f) { hip(f), f.fused_shared = true, f.aiter_shared_weight_is_one = false; })},
       {"aiter_big_m", "by reading aiter moe_fused_gate",
        "more than 212 tokens per CU: the gate dispatched to ignores the factor",
        aiter_scale_plan({.big_m_gate = true})},

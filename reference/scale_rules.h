@@ -2,10 +2,8 @@
 // Which places of routed_scaling.h an upstream project activates, as pure functions of its flags.
 //
 // The flags' defaults are the fixed code. A guard that upstream once lacked is a flag too: switch it off and
-// the plan is the published bug, which ScalePlan::check() describes and diagnose() recognizes from the
-// outputs alone.
-//
-//   known_scale_bugs() lists those combinations with their issue.
+// the plan is the published bug, which ScalePlan::check() describes and diagnose_scale() recognizes from the
+// outputs alone. known_scale_bugs() lists those combinations with their issue.
 // Source: sections 2.3 to 2.5 and 5.5 (1 to 15, 34) of the operator notes.
 #include <span>
 #include <string_view>
@@ -45,16 +43,16 @@ struct VllmScaleFlags {
   bool fused_shared = false;          // aiter only
   bool apply_scale_to_output = true;  // the model's request: not aiter (deepseek_v2, glm4_moe)
   bool fp16 = false;
-  bool fp16_divided_stream =
-      true;  // the decoder divides residual, attention and dense layers by rsf (DeepSeek)
+  // the decoder divides residual, attention and dense layers by rsf (DeepSeek)
+  bool fp16_divided_stream = true;
   bool has_shared = true;
   bool renormalize = true;
   bool monolithic = false;  // flashinfer trtllm: router and experts in one kernel
   int ep_size = 1;
   // Guards.
   bool monolithic_config_gets_one = true;  // false: vllm#45037
-  bool gate_kernel_stays_out =
-      true;  // false: the grouped top-k kernel multiplies while the model does, vllm#24119
+  // false: the grouped top-k kernel multiplies while the model does, vllm#24119
+  bool gate_kernel_stays_out = true;
   bool ep_partitions_tokens = true;  // false: each rank counts the fused shared slots of all tokens
   bool aiter_big_m_gate = false;
 };

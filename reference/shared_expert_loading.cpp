@@ -7,6 +7,8 @@
 #include <optional>
 #include <set>
 
+#include "reference/text.h"
+
 namespace moecheck::reference {
 namespace {
 
@@ -46,12 +48,6 @@ std::optional<ExpertName> parse(std::string_view text) {
 
 bool contains(const std::vector<std::int64_t>& values, std::int64_t v) {
   return std::find(values.begin(), values.end(), v) != values.end();
-}
-
-std::string shape_text(const Shape& shape) {
-  std::string text = "[";
-  for (int i = 0; i < shape.rank; ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
 }
 
 class Loader {
@@ -134,7 +130,7 @@ class Loader {
     if (down && is_scale && options_.scale == WeightScale::kChannel && !options_.replicate_down_channel_scale)
       dim = 0;
     if (dim && (*dim >= tensor.shape.rank || tensor.shape[*dim] % options_.shared != 0)) {
-      loaded_.report.misshapen.push_back(name + " " + shape_text(tensor.shape) + ": dimension " +
+      loaded_.report.misshapen.push_back(name + " " + text(tensor.shape) + ": dimension " +
                                          std::to_string(*dim) + " cannot be cut into " +
                                          std::to_string(options_.shared) + " chunks");
       return;
@@ -191,9 +187,9 @@ class Loader {
     const int parts = shard == Projection::kDown ? 1 : 2, part = shard == Projection::kUp ? 1 : 0;
     const WeightTensor& like = shards_.at(param.substr(param.rfind('.') + 1));
     if (!(piece.shape == like.shape) || piece.dtype != like.dtype)
-      loaded_.report.misshapen.push_back(source + ": " + shape_text(piece.shape) + " " +
+      loaded_.report.misshapen.push_back(source + ": " + text(piece.shape) + " " +
                                          std::string(name(piece.dtype)) + " for " + place_name + " " +
-                                         shape_text(like.shape) + " " + std::string(name(like.dtype)));
+                                         text(like.shape) + " " + std::string(name(like.dtype)));
     // A careless loader views what has the right number of bytes.
     if (piece.bytes.size() != like.bytes.size()) return;
     std::memcpy(

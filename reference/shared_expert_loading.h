@@ -1,10 +1,9 @@
 #pragma once
-// Loading a checkpoint whose shared experts are fused: every tensor must reach exactly one slot, every slot
-// must be reached.
+// Loading a checkpoint with fused shared experts: every tensor must reach exactly one slot, and every slot be
+// reached.
 //
-//   model.layers.L.mlp.experts.{e}.{gate,up,down}_proj.{weight,...}    -> slot e            of experts.w13_*,
-//   experts.w2_* model.layers.L.mlp.shared_experts.{proj}.{...}, n chunks           -> slots E .. E+n-1
-//   (chunk j renamed to expert E+j)
+//   model.layers.L.mlp.experts.{e}.{proj}.{...}               -> slot e of experts.w13_*, experts.w2_*
+//   model.layers.L.mlp.shared_experts.{proj}.{...}, n chunks  -> slots E .. E+n-1 (chunk j is expert E+j)
 //
 // A slot that nothing reaches keeps what it was initialized with: zeros drop the shared experts silently
 // (beta = 0), garbage is worse, and in a draft (MTP) layer only the acceptance rate shows it. So the report
@@ -44,8 +43,8 @@ struct LoadOptions {
   WeightScale scale = WeightScale::kNone;
   std::vector<std::int64_t> layers;      // MoE layers of the target model
   std::vector<std::int64_t> mtp_layers;  // draft layers
-  std::int64_t local_begin = 0,
-               local_end = -1;  // routed experts of this rank, [begin, end); -1: all. Slots are then local.
+  // Routed experts of this rank, [begin, end); -1: all. Slots are then local.
+  std::int64_t local_begin = 0, local_end = -1;
   // Guards; a loader without one is a published bug.
   bool widen_mapping = true;                 // false: rules for E experts only
   bool split_in_mtp = true;                  // false: the draft's loader knows no fused shared experts
@@ -55,8 +54,8 @@ struct LoadOptions {
 };
 
 struct LoadReport {
-  std::vector<std::string>
-      unreached;  // "model.layers.3.mlp.experts.w13_weight[128] up: keeps its initial value"
+  // "model.layers.3.mlp.experts.w13_weight[128] up: keeps its initial value"
+  std::vector<std::string> unreached;
   std::vector<std::string> repeated;   // a place written twice
   std::vector<std::string> unplaced;   // a checkpoint tensor that reached no slot
   std::vector<std::string> misshapen;  // a tensor or chunk whose shape does not fit its place
@@ -72,8 +71,7 @@ struct LoadedExperts {
   std::map<std::string, WeightTensor> params;
   LoadReport report;
 };
-// Loads every "mlp.experts." and "mlp.shared_experts." tensor of the checkpoint; other names are not its
-// business.
+// Loads every "mlp.experts." and "mlp.shared_experts." tensor; other names are not its business.
 LoadedExperts load_experts(const Checkpoint& checkpoint, const LoadOptions& options);
 
 }  // namespace moecheck::reference

@@ -3,13 +3,13 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "reference/text.h"
+
 namespace moecheck::reference {
 namespace {
 
-// Raw scores and the shared slot's S/rsf, all divided by S, all multiplied by rsf when the factor is fused in
-// top-k.
-//   routed: s_j / S (* rsf)          shared: (S / rsf) / S (* rsf)          S = sum of the routed scores
-//   alone
+// Raw scores and the shared slot's S/rsf, all divided by S, all multiplied by rsf when that is fused in top-k.
+//   routed: s_j / S (* rsf)      shared: (S / rsf) / S (* rsf)      S = sum of the routed scores alone
 void sglang_row(const SlotInsertionOptions& options, Bounded* row) {
   const Bounded rsf = Bounded::exact(static_cast<double>(static_cast<float>(options.routed_scaling_factor)));
   const Bounded total = sum(row, options.topk);
@@ -18,14 +18,6 @@ void sglang_row(const SlotInsertionOptions& options, Bounded* row) {
     if (options.renormalize) row[k] = row[k] / total;
     if (options.scale_flag) row[k] = row[k] * rsf;
   }
-}
-
-std::string text(std::int64_t v) { return std::to_string(v); }
-
-std::string text(const Shape& shape) {
-  std::string s = "[";
-  for (int i = 0; i < shape.rank; ++i) s += (i > 0 ? ", " : "") + text(shape[i]);
-  return s + "]";
 }
 
 std::optional<std::string> scale_refusal(const char* what, const WeightTensor& weight,

@@ -1,9 +1,8 @@
 #pragma once
 // Fused shared experts: the shared MLP of a block as extra slots of its top-k.
 //
-//   S(x) = D (silu(G x) * (U x)),  G, U [n I, H], D [H, n I]          one fat MLP, n = n_shared_experts
-//   S(x) = sum_{j<n} D_j (silu(G_j x) * (U_j x))                      the same as n slots of a routed
-//   expert's size
+//   S(x) = D (silu(G x) * (U x)),  G, U [n I, H], D [H, n I]      one fat MLP, n = n_shared_experts
+//   S(x) = sum_{j<n} D_j (silu(G_j x) * (U_j x))                  n slots of a routed expert's size
 //
 // G_j, U_j are rows j*I..(j+1)*I of G and of U (each, not of the stacked [G; U]), D_j columns of D. The
 // identity is exact: silu and the product act per row. So each chunk must appear exactly once, with full
@@ -23,16 +22,15 @@
 
 namespace moecheck::reference {
 
-// ---- Slots
-// -------------------------------------------------------------------------------------------------------------
+// Slots.
 
 // How shared slots get into topk_ids and topk_weights [M, K].
-//   kSglang      ids E+j, weight sum(w)/rsf before renormalization: 1/rsf after it (1 with the scale flag,
-//   which multiplies all) kAiterAppend ids E+j, weight append_weight (1; 1/ep_size where every rank computes
-//   the shared experts) kVllmRocm    ids E+j, weight 1. With ep_size > 1 there are n+1 columns: token t has
-//   the real ids on rank t % ep_size
-//                alone, and the sentinel id E+n elsewhere and in the last column (masked out by expert_map)
-//   kGated       ids E+j, weight sigmoid(gate logit of the token) (Qwen3-Next)
+//   kSglang       ids E+j, weight sum(w)/rsf before renormalization: 1/rsf after it (1 with the scale flag,
+//                 which multiplies all weights)
+//   kAiterAppend  ids E+j, weight append_weight (1; 1/ep_size where every rank computes the shared experts)
+//   kVllmRocm     ids E+j, weight 1. With ep_size > 1 there are n+1 columns: token t has the real ids on rank
+//                 t % ep_size alone, and the sentinel id E+n elsewhere and in the last column (masked out)
+//   kGated        ids E+j, weight sigmoid(gate logit of the token) (Qwen3-Next)
 enum class SlotInsertion : std::uint8_t { kSglang, kAiterAppend, kVllmRocm, kGated };
 std::string_view name(SlotInsertion insertion);  // "sglang", "aiter_append", "vllm_rocm", "gated"
 
@@ -41,10 +39,10 @@ struct SlotInsertionOptions {
   std::int64_t experts = 256;  // E
   std::int64_t topk = 8;       // K
   std::int64_t shared = 1;     // n
-  bool renormalize =
-      true;  // kSglang: the incoming weights are raw scores, and are renormalized here with the row
-  bool scale_flag =
-      false;  // kSglang: all weights are multiplied by rsf (routed_scaling_factor fused in top-k)
+  // kSglang: the incoming weights are raw scores, and are renormalized here with the row.
+  bool renormalize = true;
+  // kSglang: all weights are multiplied by rsf (routed_scaling_factor fused in top-k).
+  bool scale_flag = false;
   double routed_scaling_factor = 1;
   double append_weight = 1;  // kAiterAppend
   std::int64_t ep_rank = 0, ep_size = 1;
@@ -64,8 +62,7 @@ struct Slots {
 Slots insert_shared_slots(std::span<const std::int64_t> ids, std::span<const Bounded> weights,
                           const SlotInsertionOptions& options, std::span<const double> gate_logits = {});
 
-// ---- Weights
-// -----------------------------------------------------------------------------------------------------------
+// Weights.
 
 // A tensor that owns its bytes, row-major.
 struct WeightTensor {
@@ -109,8 +106,7 @@ struct SharedSlot {                  // one slot of the fused parameters
 };
 
 // Why the weights cannot be split into n slots of a routed expert with `intermediate` rows, or nothing:
-// "shared intermediate 1410 is not divisible by n_shared=4 ...", "... a 128-block of scales would straddle
-// two chunks", ...
+// "shared intermediate size 1410 is not divisible by n_shared_experts=4: ...".
 std::optional<std::string> split_refusal(const SharedExpertWeights& weights, std::int64_t n,
                                          std::int64_t intermediate);
 // The n slots. Throws std::invalid_argument with split_refusal's text.

@@ -118,6 +118,26 @@ TEST(BoundedDot, TheWorstRoundingsUseMostOfTheProvenBound) {
   EXPECT_GT(used, 0.9);
 }
 
+TEST(BoundedDot, RoundingsOfWhatTheLeftSideMayBeCountToo) {
+  // Values of 0 that may be 1: all of the sum is inherited, and its roundings are those of the ones.
+  const std::vector<Bounded> a(1000, Bounded{0, 1, 1});
+  std::vector<double> b(1000, 0x1.000002p-24);
+  b[0] = 1;
+  float sum = 0;
+  for (double x : b) sum += static_cast<float>(x);
+  EXPECT_TRUE(proven_holds(sum, dot(a.data(), b.data(), 1000)));
+  EXPECT_TRUE(proven_holds(sum, dot(DotLeft(a.data(), 1000), b.data())));
+}
+
+TEST(BoundedDot, SubnormalFactorsMayBeLost) {
+  const double tiny[] = {0x1p-130, 1}, huge[] = {0x1p100, 0};
+  for (const Bounded& b :
+       {dot(tiny, huge, 2), dot(huge, tiny, 2), dot(DotLeft(tiny, 2), huge), dot(DotLeft(huge, 2), tiny)}) {
+    EXPECT_EQ(b.value, 0x1p-30);
+    EXPECT_TRUE(proven_holds(0, b) && unsuspicious(0, b));
+  }
+}
+
 TEST(BoundedDot, NoiseIsWithinAnOrderOfSixSigma) {
   // The largest error of realistic data comes near the suspect bound, and the proven bound is no stand-in for it.
   double used = 0, share = 0;
@@ -308,6 +328,7 @@ TEST(BoundedDot, NothingIsPromisedOfInfinitiesAndOverflow) {
   }
   // The sum is finite, a partial sum of some order is not.
   EXPECT_TRUE(std::isfinite(dot(units, big, 3).value));
+  EXPECT_EQ(dot(units, big, 3).sigma, kInf);
 }
 
 TEST(BoundedDot, QuantumIsTheLargestCommonPowerOfTwo) {

@@ -23,7 +23,9 @@ bool proven_holds(double got, const Bounded& b) { return b.proven == kInf || dis
 bool unsuspicious(double got, const Bounded& b) {
   return b.proven == kInf || distance(got, b) <= b.suspect_bound();
 }
-bool well_formed(const Bounded& b) { return b.sigma >= 0 && b.proven >= 0 && b.suspect_bound() <= b.proven; }
+bool well_formed(const Bounded& b) {
+  return b.sigma >= 0 && b.sigma <= b.proven && b.suspect_bound() <= b.proven;
+}
 
 // What honest hardware says next to what the reference says.
 struct Both {
@@ -186,6 +188,17 @@ RC_GTEST_PROP(Bounded, AnyArgumentInTheIntervalIsCovered, (std::uint64_t seed)) 
   }
 }
 
+TEST(Bounded, WideIntervalsAreNotMerelyFirstOrder) {
+  const Bounded one{1, 0.1, 0.5}, zero{0, 1, 1};
+  EXPECT_TRUE(proven_holds(2.25, one * one) && !proven_holds(2.26, one * one));
+  EXPECT_TRUE(proven_holds(3, one / one) && !proven_holds(3.01, one / one));
+  EXPECT_TRUE(proven_holds(1, sqrt(zero)) && !proven_holds(1.01, sqrt(zero)));
+  // silu turns inside the interval: its lowest value is at neither end.
+  const Bounded turning = silu(Bounded{-4, 0.8, 4});
+  EXPECT_TRUE(proven_holds(-0.27846, turning) && unsuspicious(-0.27846, turning));
+  EXPECT_FALSE(proven_holds(-0.2785, turning));
+}
+
 TEST(Bounded, ExactOperandsWithAnExactResultStayExact) {
   const Bounded three = Bounded::exact(3), five = Bounded::exact(5), tenth = Bounded::exact(float{0.1f});
   EXPECT_TRUE((three + five).is_exact() && (three - five).is_exact() && (three * five).is_exact());
@@ -207,12 +220,15 @@ TEST(Bounded, FlushedNumbersAreHonest) {
        {tiny * huge, tiny + Bounded::exact(0), scaled_exact(tiny, 0x1p60), sqrt(tiny),
         scaled_exact(Bounded::exact(0x1p-120), 0x1p-10), Bounded::exact(0x1p-120) * Bounded::exact(0x1p-20),
         Bounded::exact(0x1.8p-126) - Bounded::exact(0x1p-126), silu(Bounded::exact(-89)),
-        Bounded::exact(0x1p-2) / Bounded::exact(0x1p127)}) {
+        Bounded::exact(0x1p10) / Bounded::exact(0x1p127)}) {
     EXPECT_GT(b.value, -1e-30);
     EXPECT_NE(b.value, 0);
     EXPECT_TRUE(proven_holds(0, b) && unsuspicious(0, b)) << b.value << " " << b.proven;
     EXPECT_TRUE(proven_holds(static_cast<float>(b.value), b));
   }
+  // Elsewhere a power of two is exact, but -7 times the smallest subnormal over 4 rounds to -2 times it.
+  const Bounded wide{-3.5 * kTiny32, 3.5 * kTiny32, 3.5 * kTiny32};
+  EXPECT_TRUE(proven_holds(-7 * kTiny32, wide) && proven_holds(-2 * kTiny32, scaled_exact(wide, 0.25)));
   // Cancellation to a normal number near 0 is no excuse for a flush.
   const Bounded difference = Bounded::exact(1.0f + 0x1p-20f) - rounded(Bounded::exact(1));
   EXPECT_FALSE(proven_holds(0, difference));

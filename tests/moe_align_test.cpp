@@ -115,8 +115,6 @@ TEST(Align, SglangsSmallBatchesHaveASmallBuffer) {
   EXPECT_EQ(o.capacity(257), 257 + 257 * 63);
 }
 
-// ---- aiter moe_sorting ----
-
 RC_GTEST_PROP(SortingProperties, EncodedIdsDecodeToTheirSlotWeightAndLocalExpert, (std::uint64_t seed)) {
   Rng rng(seed);
   const AlignSpec s = align_spec(rng, 0);
@@ -184,8 +182,6 @@ TEST(Sorting, MistakesAreNamed) {
   o.topk = 256;
   EXPECT_THROW(moe_sorting({}, {}, o), std::invalid_argument);
 }
-
-// ---- permute ----
 
 RC_GTEST_PROP(PermuteProperties, UnpermuteUndoesPermuteInBothIndexSpaces, (std::uint64_t seed)) {
   Rng rng(seed);

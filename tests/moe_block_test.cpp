@@ -48,8 +48,6 @@ TEST(MoeBlock, WrongFusionsAreNotTheSameFunction) {
   EXPECT_FALSE(compatible(raw.run().out, c.run().out)) << "S variant without renormalization";
 }
 
-// ---- Diagnosis ----
-
 ScaleDiagnosis diagnosis_of(const MoeBlockResult& r, std::span<const double> out, int ep = 1) {
   const ScaleFit fit = fit_scale(out, r.routed, r.shared);
   DiagnosisContext context;
@@ -113,8 +111,6 @@ TEST(MoeBlock, TwoNumbersNameTheScalingBugs) {
   }
 }
 
-// ---- Expert parallelism ----
-
 BlockCase rank_of(const BlockCase& whole, std::int64_t rank, std::int64_t ranks) {
   BlockCase c = whole;
   c.options.ep_rank = rank, c.options.ep_size = ranks;
@@ -163,8 +159,6 @@ TEST(MoeBlock, SharedExpertsOnEveryRankAreCountedThatOften) {
   EXPECT_EQ(diagnosis_of(want, total, 4).name, "shared_once_per_rank");
   EXPECT_TRUE(rank_of(plain, 0, 4).options.effective_plan().check());
 }
-
-// ---- An honest implementation ----
 
 std::vector<double> naive_dense(const BlockCase& c) {  // S, stored in T
   ExpertsCase mlp;

@@ -150,13 +150,19 @@ TEST_P(Counted, OverflowBeginsHalfAStepPastTheLargest) {
     EXPECT_TRUE(same(loose(sign * below), sign * largest)) << at(dtype, below);
     EXPECT_TRUE(same(loose(sign * threshold), tie_stays ? sign * largest : sign * past))
         << at(dtype, threshold);
-    for (const double v : {above, 2 * threshold, 1e300, kInf}) {
+    const double beyond =
+        threshold + 0.75 * (threshold - largest) * 2;  // past the number that would come next
+    for (const double v : {above, beyond, 2 * threshold, 1e300, kInf}) {
       EXPECT_TRUE(same(loose(sign * v), sign * past)) << at(dtype, sign * v);
       EXPECT_TRUE(same(round_to(dtype, sign * v), sign * past)) << at(dtype, sign * v);
       EXPECT_TRUE(same(tight(sign * v), sign * largest)) << at(dtype, sign * v);
       EXPECT_TRUE(same(round_to(dtype, sign * v, Overflow::kSaturate), sign * largest))
           << at(dtype, sign * v);
-      EXPECT_EQ(neighbours(dtype, sign * v).nearest, sign * kInf) << at(dtype, sign * v);
+      const Neighbours n = neighbours(dtype, sign * v);
+      EXPECT_EQ(n.nearest, sign * kInf) << at(dtype, sign * v);
+      EXPECT_EQ(sign > 0 ? n.upper : n.lower, sign * kInf) << at(dtype, sign * v);
+      const bool is_infinity = v == kInf && has_infinity(dtype);
+      EXPECT_EQ(sign > 0 ? n.lower : n.upper, sign * (is_infinity ? kInf : largest)) << at(dtype, sign * v);
     }
   }
   EXPECT_EQ(midpoint_distance(dtype, threshold), 0);
@@ -238,7 +244,8 @@ RC_GTEST_PROP(NumberFormats, AValueWithinItsMidpointDistanceRoundsTheSame, ()) {
                                         DType::kE4M3FNUZ, DType::kE5M2, DType::kE8M0);
   const double x = pattern(*rc::gen::resize(100, rc::gen::arbitrary<std::uint64_t>()), true);
   RC_PRE(dtype != DType::kE8M0 || x > 0);
-  RC_PRE(std::fabs(x) < 0x1p20 * max_finite(dtype));  // further out the distance drowns in the last place of x
+  RC_PRE(std::fabs(x) <
+         0x1p20 * max_finite(dtype));  // further out the distance drowns in the last place of x
   const double d = midpoint_distance(dtype, x);
   RC_ASSERT(d >= 0 && std::isfinite(d));
   // The distance is exact or correctly rounded: anything nearer rounds the same, and a point just past it does not.
@@ -251,7 +258,8 @@ RC_GTEST_PROP(NumberFormats, AValueWithinItsMidpointDistanceRoundsTheSame, ()) {
     RC_ASSERT(rounds_alike(std::nextafter(x + inner, x)) && rounds_alike(std::nextafter(x - inner, x)));
   }
   const double outer = std::nextafter(d, kInf);
-  RC_ASSERT(!rounds_alike(std::nextafter(x + outer, kInf)) || !rounds_alike(std::nextafter(x - outer, -kInf)));
+  RC_ASSERT(!rounds_alike(std::nextafter(x + outer, kInf)) ||
+            !rounds_alike(std::nextafter(x - outer, -kInf)));
 }
 
 RC_GTEST_PROP(NumberFormats, SinglePrecisionRoundsAsTheProcessorDoes, ()) {

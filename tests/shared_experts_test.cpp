@@ -126,7 +126,7 @@ TEST(SplitWeights, StackedSlotsAreSlicesOfTheCheckpoint) {
       }
 }
 
-// ---- Scales: the dequantized weight of a slot is the slice of the dequantized fat weight. ----
+// Scales: the dequantized weight of a slot is the slice of the dequantized fat weight.
 
 double scale_of(ConstView scale, WeightScale kind, std::int64_t row, std::int64_t col) {
   switch (kind) {
@@ -201,8 +201,6 @@ TEST(SplitRefusals, SayTheValueAndWhatToDo) {
   bad.up = WeightTensor(DType::kBF16, Shape(4, 10));
   EXPECT_NE(text(bad, 1, 10).find("do not make one MLP"), std::string::npos);
 }
-
-// ---- Slots ----
 
 std::vector<Bounded> exact(const std::vector<double>& values) {
   std::vector<Bounded> out;

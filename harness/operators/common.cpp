@@ -243,6 +243,10 @@ std::optional<std::string> expert_fields_refusal(const Case& c) {
   if (data_is(c, "subnormal") && c.choice("quant") != "none" && c.dtype("dtype") != DType::kF16)
     return fmt::format("data=subnormal with quant={}: block scales under 2^-110 are flushed; use dtype=f16",
                        c.choice("quant"));
+  if (data_is(c, "large") && c.choice("quant") == "fp8_block" && c.dtype("dtype") == DType::kF16)
+    return std::string(
+        "data=large with quant=fp8_block and dtype=f16: a code that rounds the other way may overflow; use "
+        "dtype=bf16");
   for (const Edit& e : c.edits)
     if (e.kind == "nan" && c.choice("clamp") != "none")
       return fmt::format("edit=nan with clamp={}: fminf drops a NaN, a comparison keeps it; use clamp=none",

@@ -155,8 +155,8 @@ void GatingOperator::reference_outputs(const Case& c, const TensorSet& inputs, c
   std::vector<Bounded> w;
   for (std::int64_t t = 0; t < tokens; ++t) {
     const bool masked = e.gating.is_padded(t, tokens) && o.policy.padding != Padding::kCompute;
-    if (!masked)
-      e.gating.weights(e.rows[static_cast<std::size_t>(t)], e.selections[static_cast<std::size_t>(t)], w);
+    const auto i = static_cast<std::size_t>(t);
+    if (!masked) e.gating.weights(e.rows[i], e.selections[i], w, &e.masked[i]);
     for (std::int64_t k = 0; k < o.slots(); ++k) {
       const std::int64_t at = t * o.slots() + k;
       if (masked) {

@@ -22,6 +22,7 @@ struct GatingExpected : Expected {
   reference::Gating gating;
   std::vector<reference::GatingRow> rows;             // of tokens that are not masked padding
   std::vector<std::vector<std::int64_t>> selections;  // the reference's ids, [topk] each
+  std::vector<std::vector<bool>> masked;              // which of them won from outside the selected groups
 };
 std::unique_ptr<GatingExpected> gating_expected(const reference::GatingOptions& options, const TensorSet& inputs);
 

@@ -199,15 +199,14 @@ class GatingJudge {
     if (r.undefined) return;
     if (!distinct(t, ids_of_row_)) return;
     const std::vector<std::int64_t>& ref = e_.selections[static_cast<std::size_t>(t)];
-    const std::vector<bool>* masked = nullptr;
     Selection s;
+    s.masked = e_.masked[static_cast<std::size_t>(t)];
     if (ids_of_row_ != ref) {
       s = selection(t, r, ref);
       if (s.right == Right::kNo) return;
-      if (!s.masked.empty()) masked = &s.masked;
       if (!order(t, r, s)) return;
     }
-    e_.gating.weights(r, ids_of_row_, bounds_, masked);
+    e_.gating.weights(r, ids_of_row_, bounds_, s.masked.empty() ? nullptr : &s.masked);
     for (std::int64_t k = 0; k < o_.slots(); ++k) {
       const Bounded& b = bounds_[static_cast<std::size_t>(k)];
       if (!is_unbounded(b)) judge_number(j_, weights_, at(t, k), b);
@@ -218,7 +217,13 @@ class GatingJudge {
     std::vector<std::int64_t> a = ids_of_row_, b = ref;
     std::sort(a.begin(), a.end());
     std::sort(b.begin(), b.end());
-    if (a == b) return {};
+    if (a == b) {
+      Selection same;
+      const std::vector<bool>& masked = e_.masked[static_cast<std::size_t>(t)];
+      for (const std::int64_t got : ids_of_row_)
+        same.masked.push_back(masked[static_cast<std::size_t>(std::find(ref.begin(), ref.end(), got) - ref.begin())]);
+      return same;
+    }
     Selection s = RowJudge(e_.gating, r).selection(ids_of_row_);
     if (s.right == Right::kUndecided) {
       ++j_.undecided;
@@ -283,11 +288,12 @@ std::unique_ptr<GatingExpected> gating_expected(const GatingOptions& options, co
   const std::int64_t tokens = logits.shape[0];
   e->rows.resize(static_cast<std::size_t>(tokens));
   e->selections.resize(static_cast<std::size_t>(tokens));
+  e->masked.resize(static_cast<std::size_t>(tokens));
   for (std::int64_t t = 0; t < tokens; ++t) {
     if (e->gating.is_padded(t, tokens) && options.policy.padding != Padding::kCompute) continue;
     const auto i = static_cast<std::size_t>(t);
     e->gating.scores(logits, bias, t, e->rows[i]);
-    e->gating.select(e->rows[i], e->selections[i]);
+    e->gating.select(e->rows[i], e->selections[i], &e->masked[i]);
   }
   return e;
 }

@@ -195,49 +195,60 @@ void align_reference_outputs(const Case& c, const TensorSet& inputs, const Align
 
 namespace {
 
-// [first, last) of each expert's blocks: runs of equal entries in expert_ids, as far as `padded` goes and the buffer holds.
+// [first, last) of each expert's blocks, as the reference has them: `owner[b]` is the global expert of block b.
 template <class Visit>
-void each_run(const std::vector<std::int32_t>& experts, std::int64_t padded, std::int64_t block,
-              std::int64_t capacity, Visit visit) {
-  const std::int64_t blocks = std::min({ceil_div(std::clamp<std::int64_t>(padded, 0, capacity), block),
-                                        static_cast<std::int64_t>(experts.size())});
-  for (std::int64_t b = 0; b < blocks;) {
-    std::int64_t next = b + 1;
-    while (next < blocks && experts[at(next)] == experts[at(b)]) ++next;
-    visit(b * block, std::min(next * block, capacity));
+void each_run(const std::vector<std::int64_t>& owner, std::int64_t block, std::int64_t capacity,
+              Visit visit) {
+  for (std::size_t b = 0; b < owner.size();) {
+    std::size_t next = b + 1;
+    while (next < owner.size() && owner[next] == owner[b]) ++next;
+    visit(static_cast<std::int64_t>(b) * block, std::min(static_cast<std::int64_t>(next) * block, capacity));
     b = next;
   }
 }
 
-void blank_sorted(const Case& c, TensorSet& outputs) {
+// The expert of the slot that a block starts with: in the reference that is never padding.
+template <class Slot>
+std::vector<std::int64_t> block_owners(const std::vector<std::int64_t>& ids, std::int64_t used,
+                                       std::int64_t block, Slot slot) {
+  std::vector<std::int64_t> owner;
+  for (std::int64_t first = 0; first < used; first += block) owner.push_back(ids[at(slot(first))]);
+  return owner;
+}
+
+void blank_sorted(const Case& c, const TensorSet& inputs, TensorSet& outputs) {
+  const std::vector<std::int64_t> ids = slot_ids(inputs);
+  const Alignment want = reference::moe_align_block_size(ids, align_options(c, inputs));
   Alignment a = alignment_of(outputs);
   const auto capacity = static_cast<std::int64_t>(a.sorted_token_ids.size());
-  each_run(a.expert_ids, a.num_tokens_post_padded, c.integer("block_size"), capacity,
-           [&](std::int64_t from, std::int64_t to) {
-             std::sort(a.sorted_token_ids.begin() + from, a.sorted_token_ids.begin() + to);
-           });
-  for (std::int64_t i = std::clamp<std::int64_t>(a.num_tokens_post_padded, 0, capacity); i < capacity; ++i)
-    a.sorted_token_ids[at(i)] = 0;
+  const auto owners = block_owners(ids, want.num_tokens_post_padded, c.integer("block_size"),
+                                   [&](std::int64_t i) { return want.sorted_token_ids[at(i)]; });
+  each_run(owners, c.integer("block_size"), capacity, [&](std::int64_t from, std::int64_t to) {
+    std::sort(a.sorted_token_ids.begin() + from, a.sorted_token_ids.begin() + to);
+  });
+  for (std::int64_t i = want.num_tokens_post_padded; i < capacity; ++i) a.sorted_token_ids[at(i)] = 0;
   put_words(outputs, "sorted_token_ids", a.sorted_token_ids);
 }
 
-void blank_sorting(const Case& c, TensorSet& outputs) {
+void blank_sorting(const Case& c, const TensorSet& inputs, TensorSet& outputs) {
+  const std::vector<std::int64_t> ids = slot_ids(inputs);
+  const Sorting want = reference::moe_sorting(ids, slot_weights(inputs), sorting_options(c, inputs));
   Sorting s = sorting_of(outputs);
+  const std::int64_t block = c.integer("block_size"), end = want.num_valid_ids[0];
   const auto capacity = static_cast<std::int64_t>(s.sorted_ids.size());
-  each_run(s.sorted_expert_ids, s.num_valid_ids[0], c.integer("block_size"), capacity,
-           [&](std::int64_t from, std::int64_t to) {
-             std::vector<std::pair<std::uint32_t, float>> pairs;
-             for (std::int64_t i = from; i < to; ++i)
-               pairs.emplace_back(s.sorted_ids[at(i)], s.sorted_weights[at(i)]);
-             std::sort(pairs.begin(), pairs.end(),
-                       [](const auto& a, const auto& b) { return a.first < b.first; });
-             for (std::int64_t i = from; i < to; ++i)
-               std::tie(s.sorted_ids[at(i)], s.sorted_weights[at(i)]) = pairs[at(i - from)];
-           });
-  const std::int64_t end = std::clamp<std::int64_t>(s.num_valid_ids[0], 0, capacity);
+  const auto owners = block_owners(ids, end, block, [&](std::int64_t i) {
+    const std::uint32_t id = want.sorted_ids[at(i)];
+    return reference::sorted_token(id) * c.integer("topk") + reference::sorted_k(id);
+  });
+  each_run(owners, block, capacity, [&](std::int64_t from, std::int64_t to) {
+    std::vector<std::pair<std::uint32_t, float>> pairs;
+    for (std::int64_t i = from; i < to; ++i) pairs.emplace_back(s.sorted_ids[at(i)], s.sorted_weights[at(i)]);
+    std::sort(pairs.begin(), pairs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (std::int64_t i = from; i < to; ++i)
+      std::tie(s.sorted_ids[at(i)], s.sorted_weights[at(i)]) = pairs[at(i - from)];
+  });
   for (std::int64_t i = end; i < capacity; ++i) s.sorted_ids[at(i)] = 0, s.sorted_weights[at(i)] = 0;
-  for (std::int64_t b = ceil_div(end, c.integer("block_size"));
-       b < static_cast<std::int64_t>(s.sorted_expert_ids.size()); ++b)
+  for (std::int64_t b = end / block; b < static_cast<std::int64_t>(s.sorted_expert_ids.size()); ++b)
     s.sorted_expert_ids[at(b)] = 0;
   put_words(outputs, "sorted_ids", s.sorted_ids);
   put_words(outputs, "sorted_weights", s.sorted_weights);
@@ -261,13 +272,13 @@ void blank_permuted(TensorSet& outputs) {
 
 }  // namespace
 
-void blank_align(const Case& c, const TensorSet&, TensorSet& outputs) {
+void blank_align(const Case& c, const TensorSet& inputs, TensorSet& outputs) {
   if (is_convention(c, "aiter"))
-    blank_sorting(c, outputs);
+    blank_sorting(c, inputs, outputs);
   else if (is_convention(c, "permute"))
     blank_permuted(outputs);
   else
-    blank_sorted(c, outputs);
+    blank_sorted(c, inputs, outputs);
 }
 
 }  // namespace moecheck::harness

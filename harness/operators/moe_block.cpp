@@ -95,7 +95,10 @@ reference::GatingOptions gate_options(const Case& c) {
   o.scoring = c.choice_as<reference::Scoring>("scoring");
   o.renormalize = c.flag("renormalize");
   o.routed_scaling_factor = gate_factor(c);
-  o.scale_flag = scales_in_weights(c);
+  const auto rule = gate_preset(c).policy.scale_weights;
+  const bool by_flag =
+      rule == reference::ScaleWeights::kIfFlag || rule == reference::ScaleWeights::kIfFlagAndRenorm;
+  o.scale_flag = by_flag && scales_in_weights(c);  // the others ask no flag, and some refuse one
   o.logits_dtype = c.dtype("logits");
   o.has_bias = c.choice("bias") != "none";
   if (o.has_bias) o.bias_dtype = c.dtype("bias");
@@ -126,6 +129,11 @@ std::optional<std::string> shared_refusal(const Case& c) {
   const std::string_view place = c.choice("place");
   if ((place == "shared_add_alpha" || place == "runner_half") && !has_shared_mlp(c))
     return fmt::format("place={} needs a shared output: use fused=0 and n_shared=1", place);
+  if (place == "runner_half" && c.integer("ep_size") > 1)
+    return fmt::format(
+        "place=runner_half with ep_size={}: ranks without a shared output would multiply the routed one "
+        "instead; use ep_size=1",
+        c.integer("ep_size"));
   return std::nullopt;
 }
 

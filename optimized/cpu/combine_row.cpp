@@ -38,11 +38,12 @@ void combine_columns(const CombineRules& rules, const CombineTerms& terms, std::
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const bool narrow = rules.accumulate_in_dtype || fault(Fault::kReduceInBf16);
   const DType dtype = fault(Fault::kReduceInBf16) ? DType::kBF16 : rules.dtype;
+  const bool rounds_first = rules.first_is_rounded || terms.count == 1;
   for (std::int64_t i = 0; i < columns; i += lanes) {
     VF sum = hn::Zero(d);
     for (std::int64_t k = 0; k < terms.count; ++k) {
       sum = hn::Add(sum, term_of(rules, terms, k, i));
-      if (narrow) sum = round_dtype(dtype, sum);
+      if (narrow && (k > 0 || rounds_first)) sum = round_dtype(dtype, sum);
     }
     hn::Store(finish(rules, terms, i, sum), d, out + i);
   }
@@ -84,7 +85,7 @@ CombineRules combine_rules(const reference::CombineOptions& options, bool has_sh
   CombineRules rules;
   rules.dtype = options.dtype;
   rules.round_term = rounds(options.round_weighted);
-  rules.accumulate_in_dtype = options.reduce.accumulate == reference::Accumulate::kDtype;
+  rules.set_reduce(options.reduce);
   if (has(ScalePlace::kReduce)) rules.add_step(rounds(options.round_sum), rsf);
   bool pending = (output || alpha || runner || has_shared) && rounds(options.round_reduced);
   if (output) {

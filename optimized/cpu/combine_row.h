@@ -18,11 +18,16 @@ struct CombineRules {
 
   DType dtype = DType::kF32;  // T: what "round" means
   bool round_term = false, accumulate_in_dtype = false;
+  bool first_is_rounded = true;  // narrow accumulators that start at 0; else n terms are n - 1 additions
   std::array<Step, 5> steps{};
   int step_count = 0;
   float shared_factor = 1;
   bool round_shared = false;
 
+  void set_reduce(const reference::ReducePolicy& policy) {
+    accumulate_in_dtype = policy.accumulate == reference::Accumulate::kDtype;
+    first_is_rounded = policy.order != reference::ReduceOrder::kAny;
+  }
   void add_step(bool round_before, float factor) {
     steps[static_cast<std::size_t>(step_count++)] = {round_before, factor};
   }

@@ -81,32 +81,47 @@ HWY_INLINE float weight_scale(ConstView scale, std::int64_t n, std::int64_t k) {
 }
 
 // kRows x kTokens elements of the product, n the first row.
-template <class Stored, bool kScaled, int kRows, int kTokens>
-void gemm_tile(const GemmMatrix& m, std::int64_t n, const GemmToken* tokens) {
-  const DF d;
+template <class Stored, int kRows, int kTokens>
+HWY_INLINE void plain_tile(const GemmMatrix& m, std::int64_t n, const GemmToken* tokens) {
   const std::int64_t depth = m.weight.shape[1];
-  const auto* w = m.weight.as<typename Stored::Lane>() + n * depth;
   Accumulators<kRows, kTokens> sums;
-  if constexpr (!kScaled) {
-    add_products<Stored>(w, depth, 0, depth, tokens, sums);
-  } else {
-    for (std::int64_t k = 0; k < depth; k += kBlock) {
-      Accumulators<kRows, kTokens> block;
-      add_products<Stored>(w, depth, k, std::min(depth, k + kBlock), tokens, block);
-      MOECHECK_UNROLL
-      for (int t = 0; t < kTokens; ++t) {
-        const VF x_scale = hn::Set(d, tokens[t].scales != nullptr ? tokens[t].scales[k / kBlock] : 1.0F);
-        MOECHECK_UNROLL
-        for (int r = 0; r < kRows; ++r)
-          sums.v[r][t] = hn::MulAdd(hn::Mul(block.v[r][t], x_scale), hn::Set(d, weight_scale(m.scale, n + r, k)),
-                                    sums.v[r][t]);
-      }
-    }
-  }
+  add_products<Stored>(m.weight.as<typename Stored::Lane>() + n * depth, depth, 0, depth, tokens, sums);
   MOECHECK_UNROLL
   for (int t = 0; t < kTokens; ++t)
     MOECHECK_UNROLL
-    for (int r = 0; r < kRows; ++r) tokens[t].out[n + r] = hn::GetLane(hn::SumOfLanes(d, sums.v[r][t]));
+    for (int r = 0; r < kRows; ++r) tokens[t].out[n + r] = hn::GetLane(hn::SumOfLanes(DF(), sums.v[r][t]));
+}
+
+// A block's products are summed before its scales multiply: codes are small integers times a power of two, so that this sum
+// is often exact, and what cancels in it leaves no trace.
+template <class Stored, int kRows, int kTokens>
+HWY_INLINE void scaled_tile(const GemmMatrix& m, std::int64_t n, const GemmToken* tokens) {
+  const std::int64_t depth = m.weight.shape[1];
+  const auto* w = m.weight.as<typename Stored::Lane>() + n * depth;
+  float sums[kRows][kTokens] = {};
+  for (std::int64_t k = 0; k < depth; k += kBlock) {
+    Accumulators<kRows, kTokens> block;
+    add_products<Stored>(w, depth, k, std::min(depth, k + kBlock), tokens, block);
+    MOECHECK_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const float row_scale = weight_scale(m.scale, n + r, k);
+      MOECHECK_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        const float sum = hn::GetLane(hn::SumOfLanes(DF(), block.v[r][t]));
+        sums[r][t] += (tokens[t].scales != nullptr ? sum * tokens[t].scales[k / kBlock] : sum) * row_scale;
+      }
+    }
+  }
+  for (int t = 0; t < kTokens; ++t)
+    for (int r = 0; r < kRows; ++r) tokens[t].out[n + r] = sums[r][t];
+}
+
+template <class Stored, bool kScaled, int kRows, int kTokens>
+void gemm_tile(const GemmMatrix& m, std::int64_t n, const GemmToken* tokens) {
+  if constexpr (kScaled)
+    scaled_tile<Stored, kRows, kTokens>(m, n, tokens);
+  else
+    plain_tile<Stored, kRows, kTokens>(m, n, tokens);
 }
 
 template <class Stored, bool kScaled, int kRows>

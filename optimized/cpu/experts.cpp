@@ -257,7 +257,7 @@ CombineRules experts_rules(const ExpertsOptions& options) {
   CombineRules rules;
   rules.dtype = options.dtype;
   rules.round_term = options.round_slot == reference::Rounding::kRound;
-  rules.accumulate_in_dtype = options.reduce.accumulate == reference::Accumulate::kDtype;
+  rules.set_reduce(options.reduce);
   if (options.reduce_scale != 1 && !fault(Fault::kReduceScaleDropped))
     rules.add_step(false, static_cast<float>(options.reduce_scale));
   return rules;

@@ -41,7 +41,8 @@ struct RowWeights {
     if (fault(Fault::kBiasedWeight)) return scratch.choice[id];
     const bool biased = o.has_bias && o.policy.bias_on == reference::BiasOn::kChoice;
     if (o.policy.weight_from == reference::WeightFrom::kScore || !biased) return scratch.score[id];
-    return scratch.choice[id] - plan.bias[id];
+    if (std::isinf(plan.bias[id])) return scratch.score[id];  // a dead expert that won as a masked candidate
+    return (scratch.score[id] + plan.bias[id]) - plan.bias[id];  // in fp32, whatever the choice was rounded to
   }
 
   float scaled(float w) const {

@@ -23,7 +23,13 @@ std::atomic<bool> baseline{false};
 }  // namespace
 
 void use_baseline_target(bool on) { baseline = on; }
-bool uses_baseline_target() { return baseline.load(std::memory_order_relaxed); }
+
+bool uses_baseline_target() {
+  // Function pointers that are taken before Highway has looked at the processor would look at it again at every call.
+  static const bool looked = (hwy::GetChosenTarget().Update(hwy::SupportedTargets()), true);
+  return baseline.load(std::memory_order_relaxed) || !looked;
+}
+
 std::string_view cpu_target() { return MOECHECK_DISPATCH(target)(); }
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED
