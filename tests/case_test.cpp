@@ -16,7 +16,7 @@ Case arbitrary_case() {
   const Schema& s = op->schema();
   Case c(s);
   if (*rc::gen::arbitrary<bool>()) c.set("model", *rc::gen::elementOf(model_names()));
-  if (!s.policies.empty()) c.set("policy", rc::gen::elementOf(s.policies)->name);
+  if (!s.policies.empty()) c.set("policy", (*rc::gen::elementOf(s.policies)).name);
   for (int i = 0; i < static_cast<int>(s.fields.size()); ++i) {
     const Field& f = s.fields[static_cast<std::size_t>(i)];
     if (*rc::gen::inRange(0, 3) > 0) continue;

@@ -62,7 +62,9 @@ Field rounding_field(std::string name, std::string_view value, std::string doc) 
 }
 
 Field data_field(std::vector<std::string> kinds) {
-  return choice_field("data", std::move(kinds), "how the inputs are made: see harness/operators/README.md");
+  return choice_field("data", std::move(kinds),
+                      "how the inputs are made: like a real model's, in exact integers, or to be hard in the "
+                      "way the name says");
 }
 
 Case make_case(const Schema& schema, std::string_view line) {
