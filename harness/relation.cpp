@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 
+#include "harness/float_environment.h"
 #include "harness/judge.h"
 
 namespace moecheck::harness {
@@ -27,6 +28,7 @@ TensorSet Trial::run(const Case& changed, const TensorSet& changed_inputs, RunOp
   if (const auto why = implementation.unsupported(changed)) throw NotApplicable("the changed case is unsupported: " + *why);
   TensorSet out(op.outputs(changed), misalign);
   out.fill(0xFF);
+  const FloatEnvironment environment;
   implementation.run(changed, changed_inputs, out, with);
   op.blank_unspecified(changed, changed_inputs, out);
   return out;

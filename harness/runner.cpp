@@ -2,14 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cfenv>
 #include <chrono>
 
+#include "harness/float_environment.h"
 #include "harness/relation.h"
-
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-#endif
 
 namespace moecheck::harness {
 namespace {
@@ -20,14 +16,6 @@ double since(Clock::time_point start) { return std::chrono::duration<double>(Clo
 
 // Relations copy and rerun inputs: they are asked where that is cheap.
 constexpr std::size_t kRelationBytes = 8u << 20;
-
-#if defined(__SSE2__)
-unsigned float_environment() { return _mm_getcsr() & ~0x3Fu; }  // without the sticky exception flags
-void restore_float_environment(unsigned e) { _mm_setcsr(e); }
-#else
-unsigned float_environment() { return static_cast<unsigned>(std::fegetround()); }
-void restore_float_environment(unsigned e) { std::fesetround(static_cast<int>(e)); }
-#endif
 
 // One implementation on one case.
 class Check {
@@ -40,13 +28,10 @@ class Check {
     Judgement& j = record.result;
     TensorSet outputs(op_.outputs(c_));
     outputs.fill(0xFF);
-    const unsigned fenv = float_environment();
     const std::uint64_t before = options_.clauses ? checksum(inputs_) : 0;
     const auto start = Clock::now();
-    impl_.run(c_, inputs_, outputs, {options_.threads});
+    const bool kept = run(inputs_, outputs, {options_.threads});
     record.run_seconds = since(start);
-    const bool kept = float_environment() == fenv;
-    restore_float_environment(fenv);
 
     op_.judge(c_, inputs_, expected_, outputs, j);
     if (j.failed > 0 && j.cause.empty()) j.cause = op_.likely_cause(c_, inputs_, expected_, outputs);
@@ -63,6 +48,13 @@ class Check {
   }
 
  private:
+  // Whether the floating-point environment was kept; it is restored either way.
+  bool run(const TensorSet& inputs, TensorSet& outputs, RunOptions with) {
+    const FloatEnvironment environment;
+    impl_.run(c_, inputs, outputs, with);
+    return !environment.changed();
+  }
+
   void clause(Judgement& j, std::string_view name, const std::string& broken) {
     if (broken.empty()) {
       j.clauses.push_back({std::string(name), Verdict::kPass, {}});
@@ -88,7 +80,7 @@ class Check {
     }
     TensorSet again(op_.outputs(c_), misalign);
     again.fill(poison);
-    impl_.run(c_, inputs, again, with);
+    run(inputs, again, with);
     op_.blank_unspecified(c_, inputs, again);
     std::int64_t element = 0;
     const std::string differs = first_difference(again, outputs, &element);

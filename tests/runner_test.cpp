@@ -5,9 +5,8 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <thread>
 
-#include "harness/implementation.h"
+#include "altered_implementation.h"
 #include "harness/shrink.h"
 #include "harness/workers.h"
 
@@ -18,52 +17,24 @@
 namespace moecheck::harness {
 namespace {
 
-using Run = std::function<void(const Case&, const TensorSet&, TensorSet&, const RunOptions&)>;
-
-// The reference with something done to it.
-class Altered final : public Implementation {
- public:
-  explicit Altered(Run after) : after_(std::move(after)) {}
-  std::string_view name() const override { return "altered"; }
-  std::string_view summary() const override { return "the reference, altered"; }
-  std::optional<std::string> unsupported(const Case&) const override { return std::nullopt; }
-  void run(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions& options) const override {
-    const Operator& op = operator_of(c);
-    op.reference_outputs(c, inputs, *op.reference(c, inputs), outputs);
-    after_(c, inputs, outputs, options);
-  }
-
- private:
-  Run after_;
-};
-
-Record check_altered(Run after, const std::string& line = "gating tokens=4 experts=16 topk=2") {
-  const Altered impl(std::move(after));
-  const Implementation* one[] = {&impl};
-  return check_case(parse_case(line), one, {}).front();
-}
-
-const ClauseResult* clause(const Record& r, std::string_view name) {
-  for (const ClauseResult& c : r.result.clauses)
-    if (c.name == name) return &c;
-  return nullptr;
-}
+// Most tests need nothing of the case but an output to alter.
+Record check_default(Altered::After after) { return check_altered("gating tokens=4 experts=16 topk=2", std::move(after)); }
 
 void expect_broken(const Record& r, std::string_view name) {
   EXPECT_EQ(r.result.verdict, Verdict::kFail) << r.result.reason;
-  ASSERT_NE(clause(r, name), nullptr) << name;
-  EXPECT_EQ(clause(r, name)->verdict, Verdict::kFail) << name;
+  ASSERT_NE(find_clause(r, name), nullptr) << name;
+  EXPECT_EQ(find_clause(r, name)->verdict, Verdict::kFail) << name;
 }
 
 TEST(Runner, TheReferencePasses) {
-  const Record r = check_altered([](auto&&...) {});
+  const Record r = check_default([](auto&&...) {});
   EXPECT_EQ(r.result.verdict, Verdict::kPass) << r.result.reason;
   for (const ClauseResult& c : r.result.clauses) EXPECT_NE(c.verdict, Verdict::kFail) << c.name << ": " << c.detail;
   EXPECT_GT(r.result.elements, 0);
 }
 
 TEST(Runner, WritingBehindAnOutputIsSeen) {
-  expect_broken(check_altered([](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
+  expect_broken(check_default([](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
                   Tensor& t = out.at("topk_ids");
                   t.data()[t.bytes()] = std::byte{0};
                 }),
@@ -71,14 +42,14 @@ TEST(Runner, WritingBehindAnOutputIsSeen) {
 }
 
 TEST(Runner, WritingBeforeAnOutputIsSeen) {
-  expect_broken(check_altered([](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
+  expect_broken(check_default([](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
                   *(out.at("topk_weights").data() - 4) = std::byte{0};
                 }),
                 "writes_inside_outputs");
 }
 
 TEST(Runner, ChangingAnInputIsSeen) {
-  expect_broken(check_altered([](const Case&, const TensorSet& in, TensorSet&, const RunOptions&) {
+  expect_broken(check_default([](const Case&, const TensorSet& in, TensorSet&, const RunOptions&) {
                   const_cast<TensorSet&>(in).at("router_logits").data()[0] ^= std::byte{1};
                 }),
                 "inputs_unchanged");
@@ -88,21 +59,21 @@ TEST(Runner, AnElementNobodyWritesIsSeen) {
   // It keeps the first poison, which reads as NaN and fails by itself; with a value that happens to be right only the second
   // run shows it: keep the reference's bytes in the first run, leave the poison in the second.
   int runs = 0;
-  expect_broken(check_altered([&runs](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
+  expect_broken(check_default([&runs](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
                   if (runs++ > 0) std::memset(out.at("topk_weights").data(), 0x5A, 4);
                 }),
                 "deterministic");
 }
 
 TEST(Runner, DependingOnThreadsIsSeen) {
-  expect_broken(check_altered([](const Case&, const TensorSet&, TensorSet& out, const RunOptions& o) {
+  expect_broken(check_default([](const Case&, const TensorSet&, TensorSet& out, const RunOptions& o) {
                   if (o.threads > 1) out.at("topk_weights").data()[0] ^= std::byte{1};
                 }),
                 "thread_independent");
 }
 
 TEST(Runner, DependingOnAddressesIsSeen) {
-  expect_broken(check_altered([](const Case&, const TensorSet& in, TensorSet& out, const RunOptions&) {
+  expect_broken(check_default([](const Case&, const TensorSet& in, TensorSet& out, const RunOptions&) {
                   if (reinterpret_cast<std::uintptr_t>(in.at("router_logits").data()) % 256 != 0)
                     out.at("topk_weights").data()[0] ^= std::byte{1};
                 }),
@@ -112,19 +83,19 @@ TEST(Runner, DependingOnAddressesIsSeen) {
 #if defined(__SSE2__)
 TEST(Runner, LeavingFlushToZeroOnIsSeenAndUndone) {
   const unsigned before = _mm_getcsr() & ~0x3Fu;
-  expect_broken(check_altered([](auto&&...) { _mm_setcsr(_mm_getcsr() | 0x8040); }), "float_environment_kept");
+  expect_broken(check_default([](auto&&...) { _mm_setcsr(_mm_getcsr() | 0x8040); }), "float_environment_kept");
   EXPECT_EQ(_mm_getcsr() & ~0x3Fu, before);
 }
 #endif
 
 TEST(Runner, AnExceptionIsAFailure) {
-  const Record r = check_altered([](auto&&...) { throw std::runtime_error("no such kernel"); });
+  const Record r = check_default([](auto&&...) { throw std::runtime_error("no such kernel"); });
   EXPECT_EQ(r.result.verdict, Verdict::kFail);
   EXPECT_NE(r.result.reason.find("no such kernel"), std::string::npos);
 }
 
 TEST(Runner, RefusedCasesAreSkippedWithTheReason) {
-  const Record r = check_altered([](auto&&...) {}, "gating policy=sglang_fused experts=160");
+  const Record r = check_altered("gating policy=sglang_fused experts=160", [](auto&&...) {});
   EXPECT_EQ(r.result.verdict, Verdict::kSkip);
   EXPECT_NE(r.result.reason.find("160"), std::string::npos) << r.result.reason;
 }

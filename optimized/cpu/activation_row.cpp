@@ -101,7 +101,7 @@ HWY_INLINE VF round_fp8(const Fp8Format& f, VF v) {
   const VF normal = bits_as_float(hn::And(hn::Add(bits, hn::Add(odd, half)), mask));
   const VF tiny = hn::Sub(hn::Add(magnitude, step), step);
   VF r = hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, f.min_normal)), tiny, normal);
-  if (!fault(Fault::kQuantizeOverflows)) r = hn::Min(r, hn::Set(d, f.largest));
+  r = hn::Min(r, hn::Set(d, f.largest));
   return hn::IfThenElse(hn::IsNaN(v), v, hn::CopySign(r, v));
 }
 
@@ -117,7 +117,7 @@ float group_amax(const float* x, std::int64_t n, float eps) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   VF top = hn::Set(d, fault(Fault::kQuantizeWithoutEps) ? 0 : eps);
   for (std::int64_t i = 0; i < n; i += lanes) {
-    const VF v = hn::Abs(load_first(x + i, n - i));
+    const VF loaded = load_first(x + i, n - i), v = fault(Fault::kQuantizeSignedAmax) ? loaded : hn::Abs(loaded);
     top = hn::Max(top, hn::IfThenElse(hn::IsNaN(v), hn::Zero(d), v));
   }
   return hn::GetLane(hn::MaxOfLanes(d, top));
