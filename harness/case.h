@@ -42,8 +42,8 @@ struct Field {
   std::string doc;
   Value value;                       // the default
   double min = 0, max = 0;           // kInt, kReal
-  std::vector<std::string> choices;  // kChoice; shrinking moves toward the first
-  bool shrinks = true;               // kInt: toward min; kChoice: toward the first; kReal: toward 1
+  std::vector<std::string> choices;  // kChoice
+  bool shrinks = true;               // sizes toward min, everything else toward what the line need not mention
 };
 
 // Builders, so that a schema reads as a table.
@@ -105,6 +105,7 @@ class Case {
 
   const std::string& model() const { return model_; }
   const std::string& policy() const { return policy_; }
+  std::vector<Value> base() const;  // of every field: defaults + model + policy, what the line need not mention
   // Forgets the model's name and keeps its values: what shrinking does first.
   void drop_model() { model_.clear(); }
   std::uint64_t seed = 1;
@@ -115,8 +116,6 @@ class Case {
 
  private:
   friend Case parse_fields(const Schema&, const std::vector<std::string_view>&);
-  std::vector<Value> base() const;  // defaults + model + policy
-
   const Schema* schema_;
   std::vector<Value> values_;
   std::string model_, policy_;

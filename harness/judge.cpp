@@ -25,11 +25,12 @@ Limits accepted(DType dtype, double v, double bound) {
 
 bool within(double got, const Limits& l) { return got >= l.low && got <= l.high; }
 
-// The error at which rounding and bound together stop: where `ratio` is 1.
-double reported_bound(DType dtype, const Bounded& e) {
+// The error at which rounding and bound together stop, where `ratio` is 1: the bound and half a step of the dtype, or as far as
+// the accepted results reach.
+double reported_bound(DType dtype, const Bounded& e, const Limits& limits) {
   const reference::Neighbours n = reference::neighbours(dtype, e.value);
   const double half_step = std::isfinite(n.upper - n.lower) ? (n.upper - n.lower) / 2 : 0;
-  return e.proven + half_step;
+  return std::max({e.proven + half_step, limits.high - e.value, e.value - limits.low});
 }
 
 double ratio_of(double error, double bound) { return error == 0 ? 0 : bound == 0 ? kInf : error / bound; }
@@ -54,18 +55,19 @@ void judge_number(Judgement& j, const Tensor& tensor, std::int64_t i, const Boun
   const double got = tensor.view().at(i);
   ++j.elements;
   Verdict v = Verdict::kPass;
+  const bool finite = std::isfinite(e.value);
+  const Limits limits = finite ? accepted(dtype, e.value, e.proven) : Limits{e.value, e.value};
   double error = std::fabs(got - e.value);
   if (std::isnan(e.value) || std::isinf(e.value)) {
     const bool same = std::isnan(e.value) ? std::isnan(got) : got == e.value;
     error = same ? 0 : kInf;
     v = same ? Verdict::kPass : Verdict::kFail;
-  } else if (std::isnan(got) || !within(got, accepted(dtype, e.value, e.proven))) {
+  } else if (std::isnan(got) || !within(got, limits)) {
     v = Verdict::kFail;
   } else if (const double bound = e.suspect_bound(); bound < e.proven && !within(got, accepted(dtype, e.value, bound))) {
     v = Verdict::kSuspect;
   }
-  const bool finite = std::isfinite(e.value);
-  const double bound = finite ? reported_bound(dtype, e) : 0;
+  const double bound = finite ? reported_bound(dtype, e, limits) : 0;
   const double ratio = std::isnan(got) && v == Verdict::kFail ? kInf : ratio_of(error, bound);
   j.headroom = std::max(j.headroom, ratio);
   if (v == Verdict::kFail) ++j.failed;
@@ -74,8 +76,7 @@ void judge_number(Judgement& j, const Tensor& tensor, std::int64_t i, const Boun
   const bool wrong = v != Verdict::kPass, first_wrong = wrong && j.failed + j.suspect == 1;
   const bool comparable = wrong || j.failed + j.suspect == 0;
   if (!j.worst || first_wrong || (comparable && ratio > j.worst->ratio)) {
-    const Limits l = finite ? accepted(dtype, e.value, e.proven) : Limits{e.value, e.value};
-    j.worst = Element{tensor.name(), coordinates(tensor.shape(), i), e.value, l.low, l.high, got, error, bound, ratio, {}};
+    j.worst = Element{tensor.name(), coordinates(tensor.shape(), i), e.value, limits.low, limits.high, got, error, bound, ratio, {}};
   }
   if (v == Verdict::kFail) j.raise(v, tensor.name() + " is wrong beyond its proven bound");
   if (v == Verdict::kSuspect) j.raise(v, tensor.name() + " is beyond 6 sigma of an honest implementation");

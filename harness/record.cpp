@@ -11,6 +11,7 @@
 #include "harness/case.h"
 #include "harness/text.h"
 #include "moecheck_version.h"
+#include "optimized/gpu/devices.h"
 
 namespace moecheck::harness {
 namespace {
@@ -40,6 +41,7 @@ Environment read_environment() {
   e.cpu = value_in_file("/proc/cpuinfo", "model name", ':');
   if (e.cpu.empty()) e.cpu = value_in_file("/proc/cpuinfo", "Model", ':');  // Arm boards
   e.os = value_in_file("/etc/os-release", "PRETTY_NAME", '=');
+  e.device = optimized::gpu_devices();
   e.threads = static_cast<int>(std::thread::hardware_concurrency());
   return e;
 }

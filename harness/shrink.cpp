@@ -1,7 +1,7 @@
 #include "harness/shrink.h"
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <set>
 
 #include "harness/operator.h"
@@ -9,27 +9,15 @@
 namespace moecheck::harness {
 namespace {
 
-// Smaller values of a field, most daring first: the floor, then a quarter, a half, one less.
-std::vector<Value> smaller(const Field& f, Value v) {
+// Simpler values of a field. Sizes: most daring first, the floor, then an eighth, a quarter, a half, one less. Everything else
+// knows only one simpler value, the one that the line need not mention.
+std::vector<Value> simpler(const Field& f, Value v, Value unmentioned) {
+  const bool size = f.kind == FieldKind::kInt && f.max > 1;
+  if (!size) return v == unmentioned ? std::vector<Value>{} : std::vector<Value>{unmentioned};
   std::vector<Value> values;
-  const auto add = [&](std::int64_t i) {
-    if (i >= v.i || static_cast<double>(i) < f.min) return;
-    for (const Value& seen : values)
-      if (seen.i == i) return;
-    values.push_back({i, v.r});
-  };
-  switch (f.kind) {
-    case FieldKind::kInt:
-      add(static_cast<std::int64_t>(f.min));
-      add(1);
-      add(2);
-      for (const std::int64_t part : {8, 4, 2}) add(v.i / part);
-      add(v.i - 1);
-      break;
-    case FieldKind::kChoice: add(0); break;
-    case FieldKind::kReal:
-      if (v.r != 1.0 && f.min <= 1.0 && f.max >= 1.0) values.push_back({v.i, 1.0});
-      break;
+  for (const std::int64_t i : {static_cast<std::int64_t>(f.min), std::int64_t{1}, std::int64_t{2}, v.i / 8, v.i / 4, v.i / 2, v.i - 1}) {
+    const bool known = std::any_of(values.begin(), values.end(), [i](const Value& seen) { return seen.i == i; });
+    if (i < v.i && static_cast<double>(i) >= f.min && !known) values.push_back({i, v.r});
   }
   return values;
 }
@@ -90,7 +78,7 @@ bool shrink_field(Search& search, Case& best, int i) {
   bool any = false, again = true;
   while (again) {
     again = false;
-    for (const Value& v : smaller(f, best.value(i))) {
+    for (const Value& v : simpler(f, best.value(i), best.base()[static_cast<std::size_t>(i)])) {
       Case candidate = best;
       candidate.set_value(i, v);
       if (search.accept(best, candidate)) {

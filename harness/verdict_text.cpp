@@ -66,8 +66,10 @@ void worst_element(std::string& out, const Painter& paint, const Element& e) {
 
 std::string counts(const Judgement& j) {
   std::string out = fmt::format("{} of {} beyond the bound", grouped(j.failed), count(j.elements, "element"));
-  if (j.failed > 0 && j.elements > 0)
-    out += fmt::format(" ({:.2g}%)", 100.0 * static_cast<double>(j.failed) / static_cast<double>(j.elements));
+  if (j.failed > 0 && j.elements > 0) {
+    const double percent = 100.0 * static_cast<double>(j.failed) / static_cast<double>(j.elements);
+    out += percent < 1 ? fmt::format(" ({:.2g}%)", percent) : fmt::format(" ({:.0f}%)", percent);
+  }
   if (j.suspect > 0) out += fmt::format(", {} suspect", grouped(j.suspect));
   if (j.undecided > 0) out += fmt::format(", {} undecided", grouped(j.undecided));
   return out;

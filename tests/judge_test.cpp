@@ -127,6 +127,18 @@ RC_GTEST_PROP(Judge, an_honest_result_within_the_bound_never_fails, ()) {
   Judgement j;
   judge_elements(j, tensor_of(d, {x}), std::vector<Bounded>{{value, proven, proven}});
   RC_ASSERT(j.failed == 0);
+  RC_ASSERT(j.headroom <= 1);
+}
+
+RC_GTEST_PROP(Judge, the_first_number_outside_fails_and_says_so_in_its_ratio, ()) {
+  const DType d = *rc::gen::element(DType::kF32, DType::kBF16, DType::kF16);
+  const double value = *rc::gen::inRange(1, 1 << 20) / 4096.0, proven = value * *rc::gen::inRange(0, 1000) * 1e-6;
+  const double outside = *rc::gen::arbitrary<bool>() ? reference::next_up(d, reference::round_to(d, value + proven))
+                                                     : reference::next_down(d, reference::round_to(d, value - proven));
+  Judgement j;
+  judge_elements(j, tensor_of(d, {outside}), std::vector<Bounded>{{value, proven, proven}});
+  RC_ASSERT(j.failed == 1);
+  RC_ASSERT(j.headroom > 1);
 }
 
 TEST(JudgeBytes, OneBitIsEnough) {

@@ -152,6 +152,8 @@ const Culprit kCulprits[] = {
     {"moe_align tokens=9 seed=5", "token_permutation", places_by_order},
     {"moe_align", "unrouted_rows", minus_one_is_expert_zero},
     {"moe_align", "block_of_one", blocks_of_one_are_padded},
+    {"moe_align policy=permute_deepgemm", "padding_rows_kept",
+     [](const Case&, const TensorSet&, TensorSet& o) { o.at("permuted").fill(0); }},
     {"experts", "token_permutation", first_row_doubled},
     {"experts policy=triton", "batch_split", first_row_doubled},
     {"experts", "duplicate_token", depends_on_batch_size},

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
@@ -94,6 +95,20 @@ int exit_code(const std::vector<Record>& records) {
   return ran ? kExitFine : kExitNothingRan;
 }
 
+namespace {
+
+// A misspelt verb by name: the parser would only say that one is missing.
+void require_verb(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return;
+  std::vector<std::string> verbs;
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) verbs.push_back(sub->get_name());
+  if (std::find(verbs.begin(), verbs.end(), argv[1]) == verbs.end())
+    throw UsageError(fmt::format("there is no command '{}': did you mean {}? There are {}", printable(argv[1]), nearest(argv[1], verbs),
+                                 fmt::join(verbs, ", ")));
+}
+
+}  // namespace
+
 int run_command_line(int argc, char** argv) {
   CLI::App app(kDescription, "moecheck");
   app.footer(kFooter);
@@ -110,6 +125,7 @@ int run_command_line(int argc, char** argv) {
   add_bench(app, action);
   add_report(app, action);
   try {
+    require_verb(app, argc, argv);
     app.parse(argc, argv);
     return action();
   } catch (const CLI::ParseError& e) {

@@ -17,7 +17,7 @@ void need_tokens(const Trial& trial, std::int64_t least) {
   if (tokens_of(trial) < least)
     throw NotApplicable(fmt::format("it needs tokens>={}: there are {}", least, tokens_of(trial)));
   if (trial.c.operator_name() == "moe_block" && data_is(trial.c, "padding"))
-    throw NotApplicable("data=padding: which rows are open follows from their number");
+    throw NotApplicable("data=padding: which rows are padding follows from their number");
   // vLLM on ROCm deals tokens to ranks by their index: there a row's result depends on where it stands.
   const int insertion = trial.c.schema().find("insertion");
   if (insertion >= 0 && trial.c.choice("insertion") == "vllm_rocm" && trial.c.integer("ep_size") > 1)

@@ -159,7 +159,9 @@ void fill_routed_experts(const Case& c, std::span<const std::int64_t> ids, const
                      first = local * c.integer("ep_rank");
   Tensor &w13 = inputs.at("w13"), &w2 = inputs.at("w2");
   Tensor *w13_scale = inputs.find("w13_scale"), *w2_scale = inputs.find("w2_scale");
-  const std::set<std::int64_t> routed(ids.begin(), ids.end());
+  std::set<std::int64_t> routed(ids.begin(), ids.end());
+  // Where id -1 would land if it were taken for an expert there must be something to see.
+  if (routed.contains(-1) && !data_is(c, "nan_in_unrouted")) routed.insert({first, first + local - 1});
   for (std::int64_t e = 0; e < local; ++e) {
     if (routed.contains(first + e)) {
       fill_mlp(c, "experts", shape, e, first + e, w13, w2, w13_scale, w2_scale);

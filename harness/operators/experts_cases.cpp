@@ -24,6 +24,13 @@ void quick(std::vector<Case>& cases, const Operator& op) {
                {"data=realistic", "data=integers rsf=2"},
                {"tokens=3 topk=3"}});
   add_product(cases, op, {kSome, {"ep_size=2 ep_rank=0", "ep_size=4 ep_rank=3"}, {"tokens=5"}});
+  // A limit that real gates reach; widths that no vector divides; what is nobody's, and nothing.
+  add_product(cases, op,
+              {{"policy=deepseek_v4", "policy=sglang_clamp", "policy=gpt_oss"}, {"limit=1"}, {"tokens=3"}});
+  add_product(cases, op, {{"policy=sglang_fp8 data=zero_rows"}, {"tokens=3"}});
+  add_product(
+      cases, op,
+      {kSome, {"hidden=37 intermediate=29", "data=minus_one", "data=zero_rows"}, {"tokens=3 topk=3"}});
 }
 
 void models_suite(std::vector<Case>& cases, const Operator& op) {
@@ -79,6 +86,10 @@ void adversarial(std::vector<Case>& cases, const Operator& op) {
                {"ep_size=2 ep_rank=1", "ep_size=8 ep_rank=7"},
                {"data=realistic", "data=minus_one", "data=integers rsf=2"},
                {"tokens=5"}});
+  add_product(cases, op,
+              {{"policy=deepseek_v4", "policy=sglang_clamp", "policy=gpt_oss"},
+               {"limit=0", "limit=0.5", "limit=1"},
+               {"dtype=bf16", "dtype=f32"}});
   // More than 512 rows for one expert, and as many experts as vLLM's small path ends at.
   add_product(cases, op,
               {{"policy=any", "policy=triton"},

@@ -113,6 +113,7 @@ std::vector<Case> adversarial() {
     }
     cases.add_first(p, kShapes, "tokens=6 padded=6");
     cases.add_first(p, kShapes, "tokens=6 padded=3 remap=1 ids=i64");
+    cases.add_first(p, kShapes, "tokens=6 padded=3 remap=1 padding=zero_expert");
     cases.add_first(p, kShapes, "tokens=6 remap=1 shared_slots=2");
     cases.add_first(p, kShapes, "tokens=4 renormalize=0 rsf=2.5");
   });

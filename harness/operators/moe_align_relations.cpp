@@ -1,6 +1,7 @@
 // Relations and suites of moe_align.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <numeric>
@@ -63,14 +64,36 @@ void block_of_one(const Trial& trial) {
   require_judged(trial, c, trial.inputs, "with block_size=1");
 }
 
+// permute writes the rows of slots and no others: a grouped GEMM's buffer may hold something there.
+void padding_rows_kept(const Trial& trial) {
+  if (!is_convention(trial.c, "permute")) throw NotApplicable("it needs convention=permute");
+  constexpr std::uint8_t kBefore = 0x11;
+  TensorSet out(trial.op.outputs(trial.c));
+  out.fill(kBefore);
+  trial.implementation.run(trial.c, trial.inputs, out, trial.options);
+  const Tensor& permuted = out.at("permuted");
+  const std::int64_t rows = permuted.shape()[0];
+  const std::size_t bytes = rows == 0 ? 0 : permuted.bytes() / at(rows);
+  const auto offsets = trial.outputs.at("expert_first_token_offset").view();
+  const std::int64_t last = offsets.int_at(offsets.shape.numel() - 1);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    if (r < last && trial.outputs.at("slot_of_row").view().int_at(r) >= 0) continue;
+    const std::byte* row = permuted.data() + at(r) * bytes;
+    if (std::any_of(row, row + bytes, [](std::byte b) { return b != std::byte{kBefore}; }))
+      throw Broken(fmt::format("row {} of permuted belongs to no slot and was written", r));
+  }
+}
+
 }  // namespace
 
 std::span<const Relation> moe_align_relations() {
-  static const std::array<Relation, 4> all = {
+  static const std::array<Relation, 5> all = {
       Relation{"counts_keep", "the order of tokens changes no count, no block's expert and no offset",
                counts_keep},
       Relation{"token_permutation", "tokens in another order are aligned as well", token_permutation},
       Relation{"unrouted_rows", "rows of ids -1 behind the batch disturb nobody", unrouted_rows},
+      Relation{"padding_rows_kept", "rows of permuted that belong to no slot keep what they hold",
+               padding_rows_kept},
       Relation{"block_of_one", "blocks of one row hold the slots and nothing else", block_of_one},
   };
   return all;

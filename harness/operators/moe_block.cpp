@@ -53,6 +53,8 @@ Schema make_schema() {
                     "runner", "runner_half"},
                    "where rsf is multiplied in: reference/routed_scaling.h"),
       choice_field("router_weight", {"output", "input"}, "what the router weight multiplies"),
+      choice_field("shared_clamp", {"same", "none"},
+                   "none: the unfused shared experts do not clamp (DeepSeek-V4)"),
       rounding_field("round_sum", "any", "to T: the sum, before the reduce kernel multiplies it"),
       rounding_field("round_reduced", "any", "to T: what the reduce kernel stores"),
       rounding_field("round_scaled", "any", "to T: what output or runner stores"),
@@ -126,6 +128,8 @@ std::optional<std::string> shared_refusal(const Case& c) {
         "fused=1 insertion={} with ep_size={}: every rank would count the shared slots; use "
         "insertion=aiter_append or vllm_rocm",
         c.choice("insertion"), c.integer("ep_size"));
+  if (fused && c.choice("shared_clamp") == "none" && c.choice("clamp") != "none")
+    return "shared_clamp=none with fused=1: fused slots clamp as the routed experts do; use fused=0";
   const std::string_view place = c.choice("place");
   if ((place == "shared_add_alpha" || place == "runner_half") && !has_shared_mlp(c))
     return fmt::format("place={} needs a shared output: use fused=0 and n_shared=1", place);
@@ -191,8 +195,7 @@ class MoeBlock final : public Operator {
 
   std::vector<TensorSpec> inputs(const Case& c) const override;
   std::vector<TensorSpec> outputs(const Case& c) const override {
-    return {{"out", c.dtype("dtype"), Shape(c.integer("tokens"), c.integer("hidden")),
-             "[tokens, hidden]; open in padded rows"}};
+    return {{"out", c.dtype("dtype"), Shape(c.integer("tokens"), c.integer("hidden")), "[tokens, hidden]"}};
   }
 
   void generate(const Case& c, TensorSet& inputs) const override { generate_moe_block(c, inputs); }
@@ -214,12 +217,6 @@ class MoeBlock final : public Operator {
   void reference_outputs(const Case&, const TensorSet&, const Expected& expected,
                          TensorSet& outputs) const override {
     write_rounded(outputs.at("out"), static_cast<const BlockExpected&>(expected).result.out);
-  }
-
-  void blank_unspecified(const Case& c, const TensorSet&, TensorSet& outputs) const override {
-    const View out = outputs.view("out");
-    for (std::int64_t t = padding_begin(c); t < c.integer("tokens"); ++t)
-      for (std::int64_t h = 0; h < out.shape[1]; ++h) out.set(t * out.shape[1] + h, 0);
   }
 
   std::span<const Relation> relations() const override { return moe_block_relations(); }
@@ -267,9 +264,8 @@ void MoeBlock::judge(const Case& c, const TensorSet&, const Expected& expected, 
   std::vector<std::uint8_t> skip(at(tokens));
   std::int64_t undecided = 0;
   for (std::int64_t t = 0; t < tokens; ++t) {
-    const bool padded = is_padded_row(c, t), open = !padded && result.ambiguous[at(t)];
-    undecided += open;
-    skip[at(t)] = padded || open;
+    skip[at(t)] = result.ambiguous[at(t)];
+    undecided += skip[at(t)];
   }
   j.undecided += undecided;
   ElementRules rules;
@@ -294,7 +290,6 @@ void MoeBlock::judge(const Case& c, const TensorSet&, const Expected& expected, 
 
 }  // namespace
 
-bool is_padded_row(const Case& c, std::int64_t t) { return t >= padding_begin(c); }
 std::int64_t fused_shared_slots(const Case& c) { return c.flag("fused") ? c.integer("n_shared") : 0; }
 bool has_shared_mlp(const Case& c) { return !c.flag("fused") && c.integer("n_shared") > 0; }
 
@@ -313,6 +308,10 @@ MoeBlockOptions moe_block_options(const Case& c) {
   o.combine.round_scaled = c.choice_as<Rounding>("round_scaled");
   o.shared_experts = c.integer("n_shared");
   o.fused = c.flag("fused");
+  if (c.choice("shared_clamp") == "none") {
+    o.shared_activation = o.experts.activation;
+    o.shared_activation->clamp = reference::Clamp::kNone;
+  }
   const std::string_view insertion = c.choice("insertion");
   if (insertion == "aiter_append") o.insertion = SlotInsertion::kAiterAppend;
   if (insertion == "vllm_rocm") o.insertion = SlotInsertion::kVllmRocm;

@@ -8,8 +8,6 @@ struct BlockExpected final : Expected {
   reference::MoeBlockResult result;
 };
 
-// Rows whose output means nothing: the padding at the end.
-bool is_padded_row(const Case& c, std::int64_t t);
 std::int64_t fused_shared_slots(const Case& c);
 bool has_shared_mlp(const Case& c);
 void generate_moe_block(const Case& c, TensorSet& inputs);

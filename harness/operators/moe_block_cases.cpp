@@ -19,6 +19,8 @@ void quick(std::vector<Case>& cases, const Operator& op) {
   add_product(cases, op, {kSome, {"dtype=f16", "dtype=f32 ids=i64"}, {"tokens=2"}});
   add_product(cases, op, {kSome, {"n_shared=0", "n_shared=2"}, {"tokens=2"}});
   add_product(cases, op, {kSome, {"ep_size=2 ep_rank=0", "ep_size=4 ep_rank=3"}, {"tokens=3"}});
+  add_product(cases, op, {{"policy=deepseek_v4"}, {"limit=1", "limit=1 hidden=37 intermediate=29"}});
+  add_product(cases, op, {all, {"data=padding tokens=5"}});
 }
 
 void models_suite(std::vector<Case>& cases, const Operator& op) {
@@ -71,6 +73,8 @@ void adversarial(std::vector<Case>& cases, const Operator& op) {
                {"layout=up_gate", "layout=interleaved", "clamp=before_silu limit=2", "activation=swiglu_oai",
                 "router_weight=input", "logits=bf16 bias=bf16", "bias=bf16"},
                {"tokens=3"}});
+  add_product(cases, op,
+              {{"policy=deepseek_v4"}, {"limit=0", "limit=0.5", "limit=1"}, {"dtype=bf16", "dtype=f32"}});
 }
 
 void full(std::vector<Case>& cases, const Operator& op) {

@@ -115,7 +115,7 @@ std::string moe_block_cause(const Case& c, const TensorSet& inputs, const BlockE
   const double folded = reference::Gating(o.gating).scales_weights() ? o.gating.routed_scaling_factor : 1;
   std::vector<double> out, routed, shared;
   for (std::int64_t t = 0; t < tokens; ++t) {
-    if (is_padded_row(c, t) || r.ambiguous[at(t)]) continue;
+    if (t >= padding_begin(c) || r.ambiguous[at(t)]) continue;
     double total = 0;
     for (std::int64_t k = 0; k < o.gating.topk; ++k) total += r.weights[at(t * r.slots + k)].value / folded;
     for (std::int64_t i = t * hidden; i < (t + 1) * hidden; ++i) {

@@ -33,7 +33,8 @@ std::uint8_t code_of(DType dtype, float v) {
   const float magnitude = std::fabs(v), min_normal = std::ldexp(1.0F, 1 - bias);
   if (fnuz && magnitude == 0) return 0;
   if (magnitude < min_normal)
-    return static_cast<std::uint8_t>(sign | static_cast<std::uint32_t>(std::ldexp(magnitude, bias - 1 + mantissa)));
+    return static_cast<std::uint8_t>(sign |
+                                     static_cast<std::uint32_t>(std::ldexp(magnitude, bias - 1 + mantissa)));
   const std::uint32_t fields = (bits & 0x7FFFFFFF) >> (23 - mantissa);
   return static_cast<std::uint8_t>(sign | (fields - (static_cast<std::uint32_t>(127 - bias) << mantissa)));
 }
@@ -57,7 +58,8 @@ void silu_and_mul(const reference::ActivationOptions& options, ConstView gate_up
   });
 }
 
-void quantize_fp8(const reference::Fp8QuantOptions& options, ConstView x, View codes, View scales, CpuOptions cpu) {
+void quantize_fp8(const reference::Fp8QuantOptions& options, ConstView x, View codes, View scales,
+                  CpuOptions cpu) {
   const std::int64_t n = x.shape[1], groups = (n + options.group - 1) / options.group;
   const QuantizeRow quantize = quantize_row();
   const LoadRow load = load_row();
@@ -66,7 +68,8 @@ void quantize_fp8(const reference::Fp8QuantOptions& options, ConstView x, View c
     RowScratch& s = scratch[static_cast<std::size_t>(worker)];
     load(x, t * n, n, s.in.data());
     quantize(options, s.in.data(), n, s.in.data(), s.out.data());
-    for (std::int64_t i = 0; i < n; ++i) codes.as<std::uint8_t>()[t * n + i] = code_of(options.dtype, s.in[i]);
+    for (std::int64_t i = 0; i < n; ++i)
+      codes.as<std::uint8_t>()[t * n + i] = code_of(options.dtype, s.in[i]);
     for (std::int64_t g = 0; g < groups; ++g) {
       if (scales.dtype == DType::kE8M0)
         scales.as<std::uint8_t>()[t * groups + g] =

@@ -25,7 +25,8 @@ HWY_INLINE VF at_most(VF v, VF limit) { return hn::Min(limit, v); }
 HWY_INLINE VF at_least(VF v, VF limit) { return hn::Max(limit, v); }
 
 //   silu: g / (1 + exp(-g))          swiglu_oai: g / (1 + exp(-alpha g))
-// From g = 18 on the sum is 1 and the result g; below -89 the exponential is Inf and the result 0: integers stay integers.
+// From g = 18 on the sum is 1 and the result g; below -89 the exponential is Inf and the result 0: integers
+// stay integers.
 HWY_INLINE VF act(VF g, float alpha) {
   const VF one = hn::Set(DF(), 1.0F);
   return hn::Div(g, hn::Add(one, exp(hn::Neg(hn::Mul(g, hn::Set(DF(), alpha))))));
@@ -77,8 +78,8 @@ void activate(const ActivationRow& row, const float* h, std::int64_t intermediat
 
 // ---- fp8
 
-// Nearest even on `kMantissa` bits, saturated. In subnormals the step is the smallest normal's; a number whose own step that is
-// rounds to it by addition.
+// Nearest even on `kMantissa` bits, saturated. In subnormals the step is the smallest normal's; a number
+// whose own step that is rounds to it by addition.
 struct Fp8Format {
   int mantissa;
   float min_normal, largest;
@@ -117,7 +118,8 @@ float group_amax(const float* x, std::int64_t n, float eps) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   VF top = hn::Set(d, fault(Fault::kQuantizeWithoutEps) ? 0 : eps);
   for (std::int64_t i = 0; i < n; i += lanes) {
-    const VF loaded = load_first(x + i, n - i), v = fault(Fault::kQuantizeSignedAmax) ? loaded : hn::Abs(loaded);
+    const VF loaded = load_first(x + i, n - i),
+             v = fault(Fault::kQuantizeSignedAmax) ? loaded : hn::Abs(loaded);
     top = hn::Max(top, hn::IfThenElse(hn::IsNaN(v), hn::Zero(d), v));
   }
   return hn::GetLane(hn::MaxOfLanes(d, top));
@@ -129,7 +131,8 @@ float power_of_two_at_least(float v) {
   return std::bit_cast<float>((bits + 0x007FFFFF) & 0x7F800000);
 }
 
-void quantize(const reference::Fp8QuantOptions& o, const float* x, std::int64_t n, float* codes, float* scales) {
+void quantize(const reference::Fp8QuantOptions& o, const float* x, std::int64_t n, float* codes,
+              float* scales) {
   const DF d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const Fp8Format format = format_of(o.dtype);

@@ -1,5 +1,6 @@
 #pragma once
-// Working memory of the kernels, aligned for whole vectors. It grows, and is never initialised: kernels write before they read.
+// Working memory of the kernels, aligned for whole vectors. It grows, and is never initialised: kernels write
+// before they read.
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -29,7 +30,8 @@ class Aligned {
     if (n <= capacity_) return;
     std::free(data_);
     capacity_ = n;
-    const std::size_t bytes = (static_cast<std::size_t>(n) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    const std::size_t bytes =
+        (static_cast<std::size_t>(n) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     data_ = static_cast<T*>(std::aligned_alloc(kAlignment, bytes));
     if (data_ == nullptr) throw std::bad_alloc();
   }

@@ -84,9 +84,8 @@ void combine(const reference::CombineOptions& options, const reference::CombineI
   const Combine kernel(options, inputs, out);
   std::vector<CombineScratch> scratch;
   for (int i = 0; i < std::max(1, cpu.threads); ++i) scratch.push_back(kernel.scratch());
-  parallel_for(cpu.threads, out.shape[0], [&](std::int64_t t, int worker) {
-    kernel.row(t, scratch[static_cast<std::size_t>(worker)]);
-  });
+  parallel_for(cpu.threads, out.shape[0],
+               [&](std::int64_t t, int worker) { kernel.row(t, scratch[static_cast<std::size_t>(worker)]); });
   if (fault(Fault::kCombineWritesPastEnd)) write_past_end(out);
 }
 

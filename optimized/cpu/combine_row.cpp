@@ -13,7 +13,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace moecheck::MOECHECK_OPTIMIZED::HWY_NAMESPACE {
 
-HWY_INLINE VF term_of(const CombineRules& rules, const CombineTerms& terms, std::int64_t k, std::int64_t column) {
+HWY_INLINE VF term_of(const CombineRules& rules, const CombineTerms& terms, std::int64_t k,
+                      std::int64_t column) {
   const DF d;
   VF v = hn::Load(d, terms.rows[k] + column);
   if (terms.weights != nullptr) v = hn::Mul(v, hn::Set(d, terms.weights[k]));
@@ -76,7 +77,9 @@ StoreRow store_row() { return MOECHECK_DISPATCH(store_floats_to); }
 // `pending` is the rounding of what the last step stores; it is done where a next step reads it.
 CombineRules combine_rules(const reference::CombineOptions& options, bool has_shared) {
   using reference::ScalePlace;
-  const auto has = [&](ScalePlace place) { return options.plan.has(place) && !fault(Fault::kOutputScaleDropped); };
+  const auto has = [&](ScalePlace place) {
+    return options.plan.has(place) && !fault(Fault::kOutputScaleDropped);
+  };
   const bool output = has(ScalePlace::kOutput), alpha = has(ScalePlace::kSharedAddAlpha),
              runner = has(ScalePlace::kRunner);
   float rsf = static_cast<float>(options.routed_scaling_factor);

@@ -1,7 +1,8 @@
 #pragma once
-// One row of the weighted reduce and of what follows it: shared by combine, experts, unpermute and moe_block. Internal.
+// One row of the weighted reduce and of what follows it: shared by combine, experts, unpermute and moe_block.
+// Internal.
 //
-//   v = sum_i w_i row_i            then, step by step:  v = round?(v) * factor            then  v + shared * shared_factor
+//   v = sum_i w_i row_i      then step by step: v = round?(v) * factor      then v + shared * shared_factor
 #include <array>
 #include <cstdint>
 
@@ -33,13 +34,16 @@ struct CombineRules {
   }
 };
 
-// Which steps follow from the places that are active. Where a policy leaves a rounding open (kAny) there is none.
+// Which steps follow from the places that are active. Where a policy leaves a rounding open (kAny) there is
+// none.
 CombineRules combine_rules(const reference::CombineOptions& options, bool has_shared);
 
-// Rows are fp32, aligned, and readable up to the next multiple of kRowMultiple columns; so is `out` writable. `shared` need not
-// be aligned.
+// Rows are fp32, aligned, and readable up to the next multiple of kRowMultiple columns; so is `out` writable.
+// `shared` need not be aligned.
 inline constexpr std::int64_t kRowMultiple = 64;
-inline std::int64_t padded_columns(std::int64_t n) { return (n + kRowMultiple - 1) / kRowMultiple * kRowMultiple; }
+inline std::int64_t padded_columns(std::int64_t n) {
+  return (n + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+}
 
 struct CombineTerms {
   const float* const* rows = nullptr;  // in the order in which they are added
@@ -47,7 +51,8 @@ struct CombineTerms {
   std::int64_t count = 0;
   const float* shared = nullptr;  // absent: none
 };
-using CombineRow = void (*)(const CombineRules& rules, const CombineTerms& terms, std::int64_t columns, float* out);
+using CombineRow = void (*)(const CombineRules& rules, const CombineTerms& terms, std::int64_t columns,
+                            float* out);
 CombineRow combine_row();
 
 // The slots of a row in the order of the reduce, those with id < 0 left out. order [n]; returns how many.

@@ -14,8 +14,8 @@ HWY_BEFORE_NAMESPACE();
 namespace moecheck::MOECHECK_OPTIMIZED::HWY_NAMESPACE {
 
 constexpr std::int64_t kBlock = 128;
-// Tiles of kRowsAtOnce x kTokensAtOnce elements, and of kRowsAlone rows for one token. AVX-512 has 32 registers for
-// accumulators, weights and one activation; the others have 16.
+// Tiles of kRowsAtOnce x kTokensAtOnce elements, and of kRowsAlone rows for one token. AVX-512 has 32
+// registers for accumulators, weights and one activation; the others have 16.
 #if HWY_TARGET == HWY_AVX3
 constexpr int kTokensAtOnce = 4, kRowsAlone = 8;
 #else
@@ -28,9 +28,8 @@ struct Accumulators {
   VF v[kRows][kTokens];
   HWY_INLINE Accumulators() {
     MOECHECK_UNROLL
-    for (auto& row : v)
-      MOECHECK_UNROLL
-      for (VF& a : row) a = hn::Zero(DF());
+    for (auto& row : v) MOECHECK_UNROLL
+    for (VF& a : row) a = hn::Zero(DF());
   }
   HWY_INLINE void add(const VF* w, const GemmToken* tokens, std::int64_t k) {
     MOECHECK_UNROLL
@@ -42,8 +41,8 @@ struct Accumulators {
   }
 };
 
-// Weights come from memory at most once. The hardware follows few streams, and none over the end of a short row: the rows of
-// the next tile, which lie behind this one's, are asked for in time.
+// Weights come from memory at most once. The hardware follows few streams, and none over the end of a short
+// row: the rows of the next tile, which lie behind this one's, are asked for in time.
 template <int kRows, class Lane>
 HWY_INLINE void prefetch_next(const Lane* w, std::int64_t depth, std::int64_t k) {
   MOECHECK_UNROLL
@@ -87,13 +86,12 @@ HWY_INLINE void plain_tile(const GemmMatrix& m, std::int64_t n, const GemmToken*
   Accumulators<kRows, kTokens> sums;
   add_products<Stored>(m.weight.as<typename Stored::Lane>() + n * depth, depth, 0, depth, tokens, sums);
   MOECHECK_UNROLL
-  for (int t = 0; t < kTokens; ++t)
-    MOECHECK_UNROLL
-    for (int r = 0; r < kRows; ++r) tokens[t].out[n + r] = hn::GetLane(hn::SumOfLanes(DF(), sums.v[r][t]));
+  for (int t = 0; t < kTokens; ++t) MOECHECK_UNROLL
+  for (int r = 0; r < kRows; ++r) tokens[t].out[n + r] = hn::GetLane(hn::SumOfLanes(DF(), sums.v[r][t]));
 }
 
-// A block's products are summed before its scales multiply: codes are small integers times a power of two, so that this sum
-// is often exact, and what cancels in it leaves no trace.
+// A block's products are summed before its scales multiply: codes are small integers times a power of two, so
+// that this sum is often exact, and what cancels in it leaves no trace.
 template <class Stored, int kRows, int kTokens>
 HWY_INLINE void scaled_tile(const GemmMatrix& m, std::int64_t n, const GemmToken* tokens) {
   const std::int64_t depth = m.weight.shape[1];
@@ -125,7 +123,8 @@ void gemm_tile(const GemmMatrix& m, std::int64_t n, const GemmToken* tokens) {
 }
 
 template <class Stored, bool kScaled, int kRows>
-HWY_INLINE void gemm_tokens(const GemmMatrix& m, std::int64_t n, const GemmToken* tokens, std::int64_t count) {
+HWY_INLINE void gemm_tokens(const GemmMatrix& m, std::int64_t n, const GemmToken* tokens,
+                            std::int64_t count) {
   for (; count >= kTokensAtOnce; tokens += kTokensAtOnce, count -= kTokensAtOnce)
     gemm_tile<Stored, kScaled, kRows, kTokensAtOnce>(m, n, tokens);
   if (count == 1) gemm_tile<Stored, kScaled, kRows, 1>(m, n, tokens);
@@ -142,17 +141,24 @@ void gemm_rows_as(const GemmMatrix& m, std::int64_t begin, std::int64_t end, con
   std::int64_t n = begin;
   if (count == 1)
     for (; n + kRowsAlone <= end; n += kRowsAlone) gemm_tile<Stored, kScaled, kRowsAlone, 1>(m, n, tokens);
-  for (; n + kRowsAtOnce <= end; n += kRowsAtOnce) gemm_tokens<Stored, kScaled, kRowsAtOnce>(m, n, tokens, count);
+  for (; n + kRowsAtOnce <= end; n += kRowsAtOnce)
+    gemm_tokens<Stored, kScaled, kRowsAtOnce>(m, n, tokens, count);
   for (; n < end; ++n) gemm_tokens<Stored, kScaled, 1>(m, n, tokens, count);
 }
 
-void gemm(const GemmMatrix& m, std::int64_t begin, std::int64_t end, const GemmToken* tokens, std::int64_t count) {
+void gemm(const GemmMatrix& m, std::int64_t begin, std::int64_t end, const GemmToken* tokens,
+          std::int64_t count) {
   switch (m.weight.dtype) {
-    case DType::kBF16: return gemm_rows_as<StoredBF16, false>(m, begin, end, tokens, count);
-    case DType::kF16: return gemm_rows_as<StoredF16, false>(m, begin, end, tokens, count);
-    case DType::kE4M3FN: return gemm_rows_as<StoredE4M3<false>, true>(m, begin, end, tokens, count);
-    case DType::kE4M3FNUZ: return gemm_rows_as<StoredE4M3<true>, true>(m, begin, end, tokens, count);
-    default: return gemm_rows_as<StoredF32, false>(m, begin, end, tokens, count);
+    case DType::kBF16:
+      return gemm_rows_as<StoredBF16, false>(m, begin, end, tokens, count);
+    case DType::kF16:
+      return gemm_rows_as<StoredF16, false>(m, begin, end, tokens, count);
+    case DType::kE4M3FN:
+      return gemm_rows_as<StoredE4M3<false>, true>(m, begin, end, tokens, count);
+    case DType::kE4M3FNUZ:
+      return gemm_rows_as<StoredE4M3<true>, true>(m, begin, end, tokens, count);
+    default:
+      return gemm_rows_as<StoredF32, false>(m, begin, end, tokens, count);
   }
 }
 

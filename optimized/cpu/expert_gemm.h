@@ -4,8 +4,8 @@
 //   out_j[n] = sum_k x_j[k] w[n, k]                                                       f32, bf16, f16
 //   out_j[n] = sum_b s_x[j, b] s_w[n/128, b] sum_{k in b} x_j[k] w[n, k]                  fp8, blocks of 128
 //
-// Lane l of an accumulator adds the elements k = l, l + lanes, ... (of a block) in order, then the lanes are added as a tree,
-// then the blocks in order: the same for every element, however rows and tokens are grouped.
+// Lane l of an accumulator adds the elements k = l, l + lanes, ... (of a block) in order, then the lanes are
+// added as a tree, then the blocks in order: the same for every element, however rows and tokens are grouped.
 #include <cstdint>
 
 #include "optimized/cpu/rounding.h"

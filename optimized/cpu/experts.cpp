@@ -18,13 +18,13 @@ using reference::ExpertsOptions;
 using reference::RouterWeight;
 using reference::Shape;
 
-constexpr std::int64_t kSlotsAtOnce = 1024;         // bounds working memory; weights are read again for the next tile
-constexpr std::int64_t kTaskBytes = 256 * 1024;     // weights of one task
-constexpr std::int64_t kRowsOfTask = 4;             // a task's rows are a multiple of this
+constexpr std::int64_t kSlotsAtOnce = 1024;  // of a tile: bounds working memory, costs reading weights again
+constexpr std::int64_t kTaskBytes = 256 * 1024;  // weights of one task
+constexpr std::int64_t kRowsOfTask = 4;          // a task's rows are a multiple of this
 
 // fp32 rows between the steps, kept from call to call.
 struct Workspace {
-  AlignedFloats x, x_scales, h, a, a_scales, y, out;
+  AlignedFloats x, x_scales, h, a, a_scales, y;
 };
 
 Workspace& workspace() {
@@ -47,7 +47,7 @@ class Experts {
     o_.activation.dtype = options.dtype;
   }
 
-  // Calls finish(token, workspace, worker) for the tokens of each tile, after their slots' y is there.
+  // Calls finish(t, worker) for the tokens first() + t of each tile, once y of all their slots is there.
   template <class Finish>
   void run(std::int64_t tokens, Finish finish) {
     const std::int64_t tile = std::max<std::int64_t>(1, kSlotsAtOnce / std::max<std::int64_t>(1, o_.topk));
@@ -68,15 +68,19 @@ class Experts {
   bool is_local(std::int64_t slot) const { return local_[static_cast<std::size_t>(slot)] >= 0; }
   // Global id of a slot of this tile, -1 where it contributes nothing.
   std::int64_t reduce_id(std::int64_t slot) const {
-    return is_local(slot) ? load_id(in_.topk_ids, first_ * o_.topk + slot) : -1;
+    return is_local(slot) ? global_id(slot) : -1;
   }
   float weight(std::int64_t slot) const {
     return in_.topk_weights ? in_.topk_weights.as<float>()[first_ * o_.topk + slot] : 1.0F;
   }
 
  private:
+  std::int64_t global_id(std::int64_t slot) const {
+    const std::int64_t id = load_id(in_.topk_ids, first_ * o_.topk + slot);
+    return id == -1 && fault(Fault::kMinusOneIsExpertZero) ? 0 : id;
+  }
+
   std::int64_t local_expert(std::int64_t id) const {
-    if (id == -1 && fault(Fault::kMinusOneIsExpertZero)) id = 0;
     if (id < 0 || id >= o_.experts) return -1;
     if (in_.expert_map) {
       if (id >= in_.expert_map.shape.numel()) return -1;
@@ -86,13 +90,14 @@ class Experts {
     return id < o_.local_experts ? id : -1;
   }
 
-  // A counting sort: slots_ holds the tile's slots by expert, ascending within one; offsets_ where each expert's begin.
+  // A counting sort: slots_ holds the tile's slots by expert, ascending within one; offsets_ where each
+  // expert's begin.
   void group_slots() {
     const std::int64_t slots = count_ * o_.topk;
     local_.resize(static_cast<std::size_t>(slots));
     offsets_.assign(static_cast<std::size_t>(o_.local_experts) + 1, 0);
     for (std::int64_t s = 0; s < slots; ++s) {
-      const std::int64_t e = local_expert(load_id(in_.topk_ids, first_ * o_.topk + s));
+      const std::int64_t e = local_expert(global_id(s));
       local_[static_cast<std::size_t>(s)] = std::max<std::int64_t>(e, -1);
       if (e >= 0) ++offsets_[static_cast<std::size_t>(e) + 1];
     }
@@ -105,7 +110,8 @@ class Experts {
     std::vector<std::int64_t> next(offsets_.begin(), offsets_.end() - 1);
     for (std::int64_t s = 0; s < slots; ++s)
       if (is_local(s))
-        slots_[static_cast<std::size_t>(next[static_cast<std::size_t>(local_[static_cast<std::size_t>(s)])]++)] = s;
+        slots_[static_cast<std::size_t>(
+            next[static_cast<std::size_t>(local_[static_cast<std::size_t>(s)])]++)] = s;
   }
 
   // Hidden states in fp32, quantized where the experts are w8a8.
@@ -147,7 +153,8 @@ class Experts {
 
   // All active experts' rows, cut into tasks of about equal size: each weight is read by one thread, once.
   void gemm(ConstView weight, ConstView scale, std::int64_t rows, bool first_gemm) {
-    const std::int64_t row_bytes = std::max<std::int64_t>(1, weight.shape[2] * reference::size_bytes(weight.dtype));
+    const std::int64_t row_bytes =
+        std::max<std::int64_t>(1, weight.shape[2] * reference::size_bytes(weight.dtype));
     const std::int64_t step = std::max<std::int64_t>(1, kTaskBytes / row_bytes / kRowsOfTask) * kRowsOfTask;
     const std::int64_t tasks_each = (rows + step - 1) / step;
     tokens_.resize(slots_.size());
@@ -174,7 +181,8 @@ class Experts {
       float* a = work_.a.data() + slot * a_stride_;
       activate_({o_.activation, weigh ? weight(slot) : 1.0F, rounds}, work_.h.data() + slot * h_stride_,
                 o_.intermediate, a);
-      if (o_.fp8_activations) quantize_(o_.quant, a, o_.intermediate, a, work_.a_scales.data() + slot * a_groups_);
+      if (o_.fp8_activations)
+        quantize_(o_.quant, a, o_.intermediate, a, work_.a_scales.data() + slot * a_groups_);
     });
   }
 
@@ -206,7 +214,8 @@ class Reduce {
 
   float* row(Experts& run, const CombineRules& rules, std::int64_t t, const float* shared) {
     const std::int64_t topk = o_.topk - (fault(Fault::kExpertsDropsLastSlot) && o_.topk > 1);
-    for (std::int64_t k = 0; k < topk; ++k) ids_[static_cast<std::size_t>(k)] = run.reduce_id(t * o_.topk + k);
+    for (std::int64_t k = 0; k < topk; ++k)
+      ids_[static_cast<std::size_t>(k)] = run.reduce_id(t * o_.topk + k);
     CombineTerms terms;
     terms.count = reduce_order(o_.reduce, ids_.data(), topk, order_.data());
     if (backwards_) std::reverse(order_.begin(), order_.begin() + terms.count);

@@ -1,9 +1,9 @@
 #pragma once
-// Fused experts on the CPU: slots grouped by expert, so that each weight row is read once for all of the expert's tokens.
-// The operator is specified in reference/experts.h.
+// Fused experts on the CPU: slots grouped by expert, so that each weight row is read once for all of the
+// expert's tokens. The operator is specified in reference/experts.h.
 //
-// The order of every sum is fixed by the shape alone: a row's result does not depend on the other rows, on the number of
-// threads or on alignment.
+// The order of every sum is fixed by the shape alone: a row's result does not depend on the other rows, on
+// the number of threads or on alignment.
 #include <optional>
 #include <string>
 
@@ -16,7 +16,8 @@ namespace moecheck::MOECHECK_OPTIMIZED {
 std::optional<std::string> experts_unsupported(const reference::ExpertsOptions& options,
                                                reference::DType weights);
 
-// out [M, H] in T or f32. Ids outside [0, E), and those that expert_map sends outside [0, E_local), contribute nothing.
+// out [M, H] in T or f32. Ids outside [0, E), and those that expert_map sends outside [0, E_local),
+// contribute nothing.
 void experts(const reference::ExpertsOptions& options, const reference::ExpertsInputs& inputs,
              reference::View out, CpuOptions cpu = {});
 

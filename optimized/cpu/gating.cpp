@@ -40,11 +40,16 @@ std::vector<std::int32_t> tie_order(Tie tie, std::int64_t n) {
 bool scales_weights(const GatingOptions& o, bool renormalizes) {
   if (o.routed_scaling_factor == 1) return false;
   switch (o.policy.scale_weights) {
-    case ScaleWeights::kNever: return false;
-    case ScaleWeights::kAlways: return !fault(Fault::kScaleOnlyWithRenorm) || renormalizes;
-    case ScaleWeights::kIfRenorm: return renormalizes;
-    case ScaleWeights::kIfFlag: return o.scale_flag;
-    case ScaleWeights::kIfFlagAndRenorm: return o.scale_flag && renormalizes;
+    case ScaleWeights::kNever:
+      return false;
+    case ScaleWeights::kAlways:
+      return !fault(Fault::kScaleOnlyWithRenorm) || renormalizes;
+    case ScaleWeights::kIfRenorm:
+      return renormalizes;
+    case ScaleWeights::kIfFlag:
+      return o.scale_flag;
+    case ScaleWeights::kIfFlagAndRenorm:
+      return o.scale_flag && renormalizes;
   }
   return false;
 }
@@ -91,14 +96,14 @@ GatingPlan::GatingPlan(const GatingOptions& gating_options, ConstView bias_view,
 GatingScratch::GatingScratch(const GatingPlan& plan)
     : logit(plan.padded_experts),
       score(plan.padded_experts),
-      choice(plan.padded_experts),
+      choice(plan.padded_experts + kExpertMultiple),  // the last group's last vector may begin anywhere
       group(plan.options.groups),
       key(plan.padded_experts),
       ordered_key(plan.padded_experts),
       ids(static_cast<std::size_t>(plan.options.topk)),
       allowed(static_cast<std::size_t>(plan.options.groups)) {
   // Whole vectors are read behind the last expert; what is there is not used, but it must be a number's bits.
-  std::fill(choice.data(), choice.data() + plan.padded_experts, 0.0F);
+  std::fill(choice.data(), choice.data() + plan.padded_experts + kExpertMultiple, 0.0F);
   std::fill(score.data(), score.data() + plan.padded_experts, 0.0F);
 }
 
@@ -107,8 +112,8 @@ std::optional<std::string> gating_unsupported(const GatingOptions& options) {
   return std::nullopt;
 }
 
-void gating(const GatingOptions& options, ConstView router_logits, ConstView bias, View topk_weights, View topk_ids,
-            CpuOptions cpu) {
+void gating(const GatingOptions& options, ConstView router_logits, ConstView bias, View topk_weights,
+            View topk_ids, CpuOptions cpu) {
   constexpr std::int64_t kRows = 16;  // one task: long enough to be worth handing out
   const std::int64_t tokens = topk_ids.shape[0];
   const GatingPlan plan(options, bias, tokens);

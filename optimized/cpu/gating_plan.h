@@ -20,7 +20,8 @@ struct GatingPlan {
   reference::GroupScore group_score = reference::GroupScore::kMax;
   DType score_dtype = DType::kF32, choice_dtype = DType::kF32, weight_dtype = DType::kF32;
   AlignedFloats bias;  // fp32, zeros without one
-  // Candidates are compared by value, then by position: order[position] is the expert (group) there. Empty: position = index.
+  // Candidates are compared by value, then by position: order[position] is the expert (group) there. Empty:
+  // position = index.
   std::vector<std::int32_t> expert_order, group_order;
 };
 
@@ -35,14 +36,15 @@ struct GatingScratch {
 };
 
 // Scores, choice scores and ids of one row (gating_select.cpp).
-using GatingSelect = void (*)(const GatingPlan& plan, ConstView router_logits, std::int64_t row, GatingScratch& scratch);
+using GatingSelect = void (*)(const GatingPlan& plan, ConstView router_logits, std::int64_t row,
+                              GatingScratch& scratch);
 GatingSelect gating_select();
 // sigmoid(x) as the experts' scores are computed, for gated shared slots.
 using VectorSigmoid = float (*)(float x);
 VectorSigmoid vector_sigmoid();
 
 // Weights and ids of all slots of one row (gating_weights.cpp).
-void gating_write(const GatingPlan& plan, ConstView router_logits, std::int64_t row, const GatingScratch& scratch,
-                  View topk_weights, View topk_ids);
+void gating_write(const GatingPlan& plan, ConstView router_logits, std::int64_t row,
+                  const GatingScratch& scratch, View topk_weights, View topk_ids);
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED

@@ -21,8 +21,8 @@ using reference::NonFinite;
 using reference::Scoring;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-// Keys are the bits of fp32 numbers as int32, in the numbers' order. Below the key of -Inf: NaN, experts outside the
-// selected groups, and those that were taken or never existed.
+// Keys are the bits of fp32 numbers as int32, in the numbers' order. Below the key of -Inf: NaN, experts
+// outside the selected groups, and those that were taken or never existed.
 constexpr auto kKeyOfMinusInf = static_cast<std::int32_t>(0x807FFFFF), kKeyOfMinusOne = ~0x3F800000;
 constexpr std::int32_t kKeyOfNaN = kKeyOfMinusInf - 1, kKeyMasked = kKeyOfMinusInf - 2, kKeyTaken = INT32_MIN;
 constexpr std::int32_t kKeyOfZero = 0, kKeyOfMinNormal = 0x00800000;
@@ -83,8 +83,10 @@ void softmax(const GatingPlan& plan, GatingScratch& s) {
 
 void compute_scores(const GatingPlan& plan, GatingScratch& s) {
   switch (plan.options.scoring) {
-    case Scoring::kSigmoid: return score_each(plan, s, [](VF x) { return sigmoid(x); });
-    case Scoring::kSoftmax: return softmax(plan, s);
+    case Scoring::kSigmoid:
+      return score_each(plan, s, [](VF x) { return sigmoid(x); });
+    case Scoring::kSoftmax:
+      return softmax(plan, s);
     case Scoring::kSqrtSoftplus:
       return score_each(plan, s, [](VF x) {
         if (fault(Fault::kSoftplusLosesTail)) {
@@ -118,8 +120,8 @@ void compute_choices(const GatingPlan& plan, ConstView router_logits, std::int64
   std::fill(s.key.data() + n, s.key.data() + plan.padded_experts, kKeyTaken);
 }
 
-// The two largest of c[0..n), by lane, then over lanes. When the largest occurs twice it is also the second; else its lane's
-// own second takes its place among the lanes' largest.
+// The two largest of c[0..n), by lane, then over lanes. When the largest occurs twice it is also the second;
+// else its lane's own second takes its place among the lanes' largest.
 HWY_INLINE float group_score_of(GroupScore rule, const float* c, std::int64_t n) {
   const DF d;
   VF first = hn::Set(d, -kInf), second = first;
@@ -153,11 +155,13 @@ void select_groups(const GatingPlan& plan, GatingScratch& s) {
     if (fault(Fault::kPositiveMinSentinel) && !(s.group[g] > 0)) s.group[g] = 0x1p-126F;
     s.allowed[static_cast<std::size_t>(g)] = 0;
   }
-  const std::int64_t wanted = plan.options.topk_group - (fault(Fault::kOneGroupLess) && plan.options.topk_group > 1);
+  const std::int64_t wanted =
+      plan.options.topk_group - (fault(Fault::kOneGroupLess) && plan.options.topk_group > 1);
   for (std::int64_t k = 0; k < wanted; ++k) {
     std::int64_t best = -1;
     for (std::int64_t position = 0; position < groups; ++position) {
-      const std::int64_t g = plan.group_order.empty() ? position : plan.group_order[static_cast<std::size_t>(position)];
+      const std::int64_t g =
+          plan.group_order.empty() ? position : plan.group_order[static_cast<std::size_t>(position)];
       if (s.allowed[static_cast<std::size_t>(g)]) continue;
       const bool better = best < 0 || s.group[g] > s.group[best] || (s.group[best] != s.group[best]);
       if (better || (fault(Fault::kGroupTieHigh) && s.group[g] == s.group[best])) best = g;
@@ -165,7 +169,9 @@ void select_groups(const GatingPlan& plan, GatingScratch& s) {
     s.allowed[static_cast<std::size_t>(best)] = 1;
   }
   const bool zero = (plan.options.policy.masked == reference::Masked::kZero) != fault(Fault::kMaskZero);
-  const std::int32_t masked = fault(Fault::kPositiveMinSentinel) ? kKeyOfMinNormal : zero ? kKeyOfZero : kKeyMasked;
+  const std::int32_t masked = fault(Fault::kPositiveMinSentinel) ? kKeyOfMinNormal
+                              : zero                             ? kKeyOfZero
+                                                                 : kKeyMasked;
   for (std::int64_t g = 0; g < groups; ++g)
     if (!s.allowed[static_cast<std::size_t>(g)])
       std::fill(s.key.data() + g * size, s.key.data() + (g + 1) * size, masked);
@@ -202,7 +208,8 @@ void select_experts(const GatingPlan& plan, GatingScratch& s) {
   if (!plan.expert_order.empty()) {
     for (std::int64_t p = 0; p < plan.options.experts; ++p)
       s.ordered_key[p] = key[plan.expert_order[static_cast<std::size_t>(p)]];
-    std::fill(s.ordered_key.data() + plan.options.experts, s.ordered_key.data() + plan.padded_experts, kKeyTaken);
+    std::fill(s.ordered_key.data() + plan.options.experts, s.ordered_key.data() + plan.padded_experts,
+              kKeyTaken);
     key = s.ordered_key.data();
   }
   for (std::int32_t& id : s.ids) {
@@ -211,7 +218,8 @@ void select_experts(const GatingPlan& plan, GatingScratch& s) {
     if (fault(Fault::kExpertTieHigh)) p = find_largest_high(key, plan.options.experts, largest);
     if (fault(Fault::kArgmaxFromMinusOne) && largest < kKeyOfMinusOne) p = 0;
     key[p] = kKeyTaken;
-    id = plan.expert_order.empty() ? static_cast<std::int32_t>(p) : plan.expert_order[static_cast<std::size_t>(p)];
+    id = plan.expert_order.empty() ? static_cast<std::int32_t>(p)
+                                   : plan.expert_order[static_cast<std::size_t>(p)];
   }
   if (plan.options.policy.order == reference::SlotOrder::kId) std::sort(s.ids.begin(), s.ids.end());
 }

@@ -1,4 +1,5 @@
-// The second half of gating: weights of the chosen experts, shared slots, padding. A handful of numbers per row: scalar.
+// The second half of gating: weights of the chosen experts, shared slots, padding. A handful of numbers per
+// row: scalar.
 #include <algorithm>
 #include <cmath>
 
@@ -15,10 +16,14 @@ using reference::SharedWeight;
 float divisor(Epsilon epsilon, float sum) {
   if (fault(Fault::kRenormLargeEpsilon)) return sum + 1e-2F;
   switch (epsilon) {
-    case Epsilon::kNone: return sum;
-    case Epsilon::kAdd: return sum + 1e-20F;
-    case Epsilon::kMax: return std::max(sum, 1e-20F);
-    case Epsilon::kGuard: return sum > 0 ? sum : 1.0F;
+    case Epsilon::kNone:
+      return sum;
+    case Epsilon::kAdd:
+      return sum + 1e-20F;
+    case Epsilon::kMax:
+      return std::max(sum, 1e-20F);
+    case Epsilon::kGuard:
+      return sum > 0 ? sum : 1.0F;
   }
   return sum;
 }
@@ -42,7 +47,8 @@ struct RowWeights {
     const bool biased = o.has_bias && o.policy.bias_on == reference::BiasOn::kChoice;
     if (o.policy.weight_from == reference::WeightFrom::kScore || !biased) return scratch.score[id];
     if (std::isinf(plan.bias[id])) return scratch.score[id];  // a dead expert that won as a masked candidate
-    return (scratch.score[id] + plan.bias[id]) - plan.bias[id];  // in fp32, whatever the choice was rounded to
+    // in fp32, whatever the choice was rounded to
+    return (scratch.score[id] + plan.bias[id]) - plan.bias[id];
   }
 
   float scaled(float w) const {
@@ -66,12 +72,18 @@ struct RowWeights {
     const GatingOptions& o = plan.options;
     const bool renorm = plan.renormalizes;
     switch (o.policy.shared_weights) {
-      case SharedWeight::kNone: return 0;
-      case SharedWeight::kUnit: return 1;
-      case SharedWeight::kConstant: return static_cast<float>(o.shared_weight);
-      case SharedWeight::kGated: return round_dtype(plan.score_dtype, gate);
-      case SharedWeight::kUnitIfRenorm: return renorm ? 1 : step(sum / rsf);
-      case SharedWeight::kPreRenorm: break;
+      case SharedWeight::kNone:
+        return 0;
+      case SharedWeight::kUnit:
+        return 1;
+      case SharedWeight::kConstant:
+        return static_cast<float>(o.shared_weight);
+      case SharedWeight::kGated:
+        return round_dtype(plan.score_dtype, gate);
+      case SharedWeight::kUnitIfRenorm:
+        return renorm ? 1 : step(sum / rsf);
+      case SharedWeight::kPreRenorm:
+        break;
     }
     if (fault(Fault::kSharedNotPreDivided)) return scaled(renorm ? 1 : sum);
     const float w = step(sum / rsf);
@@ -107,8 +119,8 @@ void overwrite_best_slot(const GatingPlan& plan, std::int64_t first, View topk_w
 
 }  // namespace
 
-void gating_write(const GatingPlan& plan, ConstView router_logits, std::int64_t row, const GatingScratch& scratch,
-                  View topk_weights, View topk_ids) {
+void gating_write(const GatingPlan& plan, ConstView router_logits, std::int64_t row,
+                  const GatingScratch& scratch, View topk_weights, View topk_ids) {
   const GatingOptions& o = plan.options;
   const bool padded = row >= plan.tokens - o.padded_tokens && o.policy.padding != Padding::kCompute;
   if (padded && !fault(Fault::kPaddingNotMasked)) return write_padding(plan, row, topk_weights, topk_ids);

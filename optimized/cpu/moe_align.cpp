@@ -21,14 +21,17 @@ using reference::SortingOptions;
 
 std::int64_t blocks_of(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
 
-// Slots by bucket: bucket_of(slot) is one of [0, buckets) or -1. slot i of bucket b is slots[offsets[b] + i], ascending.
+// Slots by bucket: bucket_of(slot) is one of [0, buckets) or -1. slot i of bucket b is slots[offsets[b] + i],
+// ascending.
 struct Buckets {
   std::vector<std::int64_t> offsets;
   std::vector<std::int32_t> slots;
   std::int64_t count(std::int64_t b) const {
     return offsets[static_cast<std::size_t>(b) + 1] - offsets[static_cast<std::size_t>(b)];
   }
-  const std::int32_t* begin(std::int64_t b) const { return slots.data() + offsets[static_cast<std::size_t>(b)]; }
+  const std::int32_t* begin(std::int64_t b) const {
+    return slots.data() + offsets[static_cast<std::size_t>(b)];
+  }
 };
 
 template <class BucketOf>
@@ -46,7 +49,8 @@ Buckets counting_sort(std::int64_t slots, std::int64_t buckets, BucketOf bucket_
   return out;
 }
 
-// What one bucket's blocks are labelled with: its expert, through expert_map where there is one; -1 for bucket 0 of sglang.
+// What one bucket's blocks are labelled with: its expert, through expert_map where there is one; -1 for
+// bucket 0 of sglang.
 std::int32_t label_of(const AlignOptions& o, std::int64_t bucket) {
   const std::int64_t e = bucket - (o.convention == AlignConvention::kSglang);
   if (e < 0) return -1;
@@ -88,7 +92,8 @@ void moe_align_block_size(const AlignOptions& o, ConstView topk_ids, View sorted
     const bool full = count > 0 && count == blocks * block;
     std::copy_n(sorted.begin(b), fault(Fault::kAlignDropsLastSlot) && full ? count - 1 : count, ids + at);
     const bool global = fault(Fault::kAlignGlobalExpertIds) && b >= (sglang ? 1 : 0);
-    std::fill_n(experts + at / block, blocks, global ? static_cast<std::int32_t>(b - sglang) : label_of(o, b));
+    std::fill_n(experts + at / block, blocks,
+                global ? static_cast<std::int32_t>(b - sglang) : label_of(o, b));
     at += blocks * block;
   }
   num_tokens_post_padded.as<std::int32_t>()[0] =
@@ -105,7 +110,8 @@ void moe_sorting(const SortingOptions& o, ConstView topk_ids, ConstView topk_wei
     if (id < 0 || id >= o.experts) return -1;
     return o.expert_mask.empty() || o.expert_mask[static_cast<std::size_t>(id)] != 0 ? id : -1;
   });
-  const auto pad = reference::encode_sorted_id(static_cast<std::uint32_t>(o.topk), static_cast<std::uint32_t>(tokens));
+  const auto pad =
+      reference::encode_sorted_id(static_cast<std::uint32_t>(o.topk), static_cast<std::uint32_t>(tokens));
   auto* ids = sorted_ids.as<std::uint32_t>();
   std::fill_n(ids, sorted_ids.shape.numel(), pad);
   std::fill_n(sorted_weights.as<float>(), sorted_weights.shape.numel(), 0.0F);
@@ -131,14 +137,15 @@ void moe_sorting(const SortingOptions& o, ConstView topk_ids, ConstView topk_wei
   num_valid_ids.as<std::int32_t>()[1] = static_cast<std::int32_t>(rows);
 }
 
-std::int64_t permute(const PermuteOptions& o, ConstView topk_ids, View expert_first_token_offset, View row_of_slot,
-                     View slot_of_row, View m_indices) {
+std::int64_t permute(const PermuteOptions& o, ConstView topk_ids, View expert_first_token_offset,
+                     View row_of_slot, View slot_of_row, View m_indices) {
   const std::int64_t slots = topk_ids.shape.numel(), tokens = slots / o.topk;
   const std::int64_t local = expert_first_token_offset.shape.numel() - 1;
   const bool k_major = o.index == SlotIndex::kKMajor;
   const Buckets sorted = counting_sort(slots, local, [&](std::int64_t s) -> std::int64_t {
     // topk_ids are token-major; slot number s of the k-major order is token s % M, choice s / M.
-    const std::int64_t at = k_major && !fault(Fault::kPermuteMixesOrders) ? s % tokens * o.topk + s / tokens : s;
+    const std::int64_t at =
+        k_major && !fault(Fault::kPermuteMixesOrders) ? s % tokens * o.topk + s / tokens : s;
     const std::int64_t id = load_id(topk_ids, at);
     if (id < 0 || id >= o.experts) return -1;
     const std::int64_t e = o.expert_map.empty() ? id : o.expert_map[static_cast<std::size_t>(id)];
@@ -169,7 +176,6 @@ void permute_rows(const PermuteOptions& o, ConstView hidden_states, ConstView sl
   const std::int64_t bytes = hidden_states.shape[1] * reference::size_bytes(hidden_states.dtype);
   parallel_for(cpu.threads, rows, [&](std::int64_t r, int) {
     std::int64_t slot = slot_of_row.as<std::int32_t>()[r];
-    if (slot < 0 && fault(Fault::kPermuteCopiesPadding)) slot = 0;
     if (slot < 0 || tokens == 0) return;
     const std::int64_t token = o.index == SlotIndex::kTokenMajor ? slot / o.topk : slot % tokens;
     std::memcpy(permuted.as<char>() + r * bytes, hidden_states.as<char>() + token * bytes,
@@ -177,15 +183,16 @@ void permute_rows(const PermuteOptions& o, ConstView hidden_states, ConstView sl
   });
 }
 
-void unpermute(const PermuteOptions& o, ConstView permuted, ConstView topk_weights, ConstView row_of_slot, View out,
-               CpuOptions cpu) {
+void unpermute(const PermuteOptions& o, ConstView permuted, ConstView topk_weights, ConstView row_of_slot,
+               View out, CpuOptions cpu) {
   const std::int64_t tokens = topk_weights.shape[0], topk = o.topk, hidden = permuted.shape[1];
   const std::int64_t stride = padded_columns(hidden);
   const LoadRow load = load_row();
   const StoreRow store = store_row();
   const CombineRow combine = combine_row();
   std::vector<AlignedFloats> rows, sums;
-  for (int i = 0; i < std::max(1, cpu.threads); ++i) rows.emplace_back(topk * stride), sums.emplace_back(stride);
+  for (int i = 0; i < std::max(1, cpu.threads); ++i)
+    rows.emplace_back(topk * stride), sums.emplace_back(stride);
   parallel_for(cpu.threads, tokens, [&](std::int64_t t, int worker) {
     std::vector<const float*> terms;
     std::vector<float> weights;
@@ -202,8 +209,8 @@ void unpermute(const PermuteOptions& o, ConstView permuted, ConstView topk_weigh
       weights.push_back(topk_weights.as<float>()[at]);
     }
     float* sum = sums[static_cast<std::size_t>(worker)].data();
-    combine(CombineRules(), {terms.data(), weights.data(), static_cast<std::int64_t>(terms.size()), nullptr}, hidden,
-            sum);
+    combine(CombineRules(), {terms.data(), weights.data(), static_cast<std::int64_t>(terms.size()), nullptr},
+            hidden, sum);
     store(sum, hidden, out, t * hidden);
   });
 }

@@ -43,7 +43,8 @@ std::int64_t fused_slots(const MoeBlockOptions& o) { return o.fused ? o.shared_e
 // Experts are dealt in contiguous ranges; every rank holds the fused shared slots behind its own.
 std::vector<std::int32_t> expert_map_of(const MoeBlockOptions& o) {
   const std::int64_t experts = o.gating.experts, per_rank = experts / o.ep_size, first = o.ep_rank * per_rank;
-  std::vector<std::int32_t> map(static_cast<std::size_t>(experts + fused_slots(o) + has_sentinel_column(o)), -1);
+  std::vector<std::int32_t> map(static_cast<std::size_t>(experts + fused_slots(o) + has_sentinel_column(o)),
+                                -1);
   for (std::int64_t e = 0; e < experts; ++e)
     if ((e >= first && e < first + per_rank) || fault(Fault::kNonLocalNotMasked))
       map[static_cast<std::size_t>(e)] = static_cast<std::int32_t>(e % per_rank);
@@ -86,14 +87,15 @@ std::vector<float> shared_mlp(const MoeBlockOptions& o, const MoeBlockInputs& in
   mlp.topk = mlp.experts = mlp.local_experts = 1;
   mlp.router_weight = reference::RouterWeight::kNone;
   mlp.round_gate_up = mlp.round_slot = Rounding::kRound;  // layers of their own, stored in T
-  if (o.shared_activation && !fault(Fault::kSharedUsesRoutedActivation)) mlp.activation = *o.shared_activation;
+  if (o.shared_activation && !fault(Fault::kSharedUsesRoutedActivation))
+    mlp.activation = *o.shared_activation;
   const auto stack = [](ConstView m) -> ConstView {
     if (!m) return {};
     return {m.data, m.dtype, Shape(1, m.shape[0], m.shape[1])};
   };
   Routes everyone(tokens, 1);
-  const reference::ExpertWeights weights{stack(in.shared_w13), stack(in.shared_w2), stack(in.shared_w13_scale),
-                                         stack(in.shared_w2_scale)};
+  const reference::ExpertWeights weights{stack(in.shared_w13), stack(in.shared_w2),
+                                         stack(in.shared_w13_scale), stack(in.shared_w2_scale)};
   std::vector<float> s(static_cast<std::size_t>(tokens * hidden + kRowMultiple));
   expert_slots(mlp, {in.hidden_states, weights, {}, everyone.ids_view(), {}},
                {s.data(), DType::kF32, Shape(tokens, 1, hidden)}, cpu);
@@ -116,7 +118,8 @@ Routes append_shared(const MoeBlockOptions& o, const MoeBlockInputs& in, Routes&
   Routes all(gate.tokens, insertion.columns());
   const bool gated = insertion.insertion == SlotInsertion::kGated;
   if (gated) insertion.insertion = SlotInsertion::kAiterAppend;  // one gate for all chunks: written below
-  insert_shared_slots(insertion, gate.ids_view(), gate.weights_view(), {}, all.ids_view(), all.weights_view(), cpu);
+  insert_shared_slots(insertion, gate.ids_view(), gate.weights_view(), {}, all.ids_view(), all.weights_view(),
+                      cpu);
   if (!gated) return all;
   const std::vector<float> gates = shared_gates(o, in, cpu);
   for (std::int64_t t = 0; t < all.tokens; ++t)
@@ -129,7 +132,8 @@ Routes route(const MoeBlockOptions& o, const MoeBlockInputs& in, CpuOptions cpu)
   reference::GatingOptions options = o.gating;
   if (fault(Fault::kBlockRoutesPadding)) options.policy.padding = reference::Padding::kCompute;
   Routes routes(in.hidden_states.shape[0], options.slots());
-  gating(options, in.router_logits, in.e_score_correction_bias, routes.weights_view(), routes.ids_view(), cpu);
+  gating(options, in.router_logits, in.e_score_correction_bias, routes.weights_view(), routes.ids_view(),
+         cpu);
   if (o.fused && o.insertion) routes = append_shared(o, in, routes, cpu);
   if (fault(Fault::kRoutedScaleOnSharedSlot)) {
     const double output = o.combine.routed_scaling_factor, weights = o.gating.routed_scaling_factor;
@@ -159,7 +163,8 @@ std::optional<std::string> moe_block_unsupported(const MoeBlockOptions& options,
   return experts_unsupported(options.experts, weights);
 }
 
-void moe_block(const MoeBlockOptions& o, const MoeBlockInputs& in, const MoeBlockOutputs& outputs, CpuOptions cpu) {
+void moe_block(const MoeBlockOptions& o, const MoeBlockInputs& in, const MoeBlockOutputs& outputs,
+               CpuOptions cpu) {
   Routes routes = route(o, in, cpu);
   copy_routes(routes, outputs);
   std::vector<std::int32_t> map = expert_map_of(o);
@@ -181,8 +186,8 @@ void moe_block(const MoeBlockOptions& o, const MoeBlockInputs& in, const MoeBloc
   if (fault(Fault::kRoutedScaleOnSharedSlot))
     rules.shared_factor *= static_cast<float>(combine.routed_scaling_factor);
   const View expert_map{map.data(), DType::kI32, Shape(options.experts)};
-  run_experts(options, {in.hidden_states, in.experts, routes.weights_view(), routes.ids_view(), expert_map}, rules,
-              unfused ? shared.data() : nullptr, outputs.out, cpu);
+  run_experts(options, {in.hidden_states, in.experts, routes.weights_view(), routes.ids_view(), expert_map},
+              rules, unfused ? shared.data() : nullptr, outputs.out, cpu);
 }
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED

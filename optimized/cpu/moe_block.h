@@ -1,5 +1,6 @@
 #pragma once
-// The MoE block of one layer (reference/moe_block.h): gating, experts, routed scaling and shared experts in one call.
+// The MoE block of one layer (reference/moe_block.h): gating, experts, routed scaling and shared experts in
+// one call.
 #include <optional>
 #include <string>
 

@@ -25,7 +25,8 @@ std::atomic<bool> baseline{false};
 void use_baseline_target(bool on) { baseline = on; }
 
 bool uses_baseline_target() {
-  // Function pointers that are taken before Highway has looked at the processor would look at it again at every call.
+  // Function pointers that are taken before Highway has looked at the processor would look at it again at
+  // every call.
   static const bool looked = (hwy::GetChosenTarget().Update(hwy::SupportedTargets()), true);
   return baseline.load(std::memory_order_relaxed) || !looked;
 }

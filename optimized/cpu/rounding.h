@@ -19,13 +19,15 @@ inline float round_bf16(float v) {
   return std::bit_cast<float>((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000);
 }
 
-// Below 2^-14 the step is 2^-24, the step of fp32 numbers in [0.5, 1): adding and subtracting 0.5 rounds to it.
+// Below 2^-14 the step is 2^-24, the step of fp32 numbers in [0.5, 1): adding and subtracting 0.5 rounds to
+// it.
 inline float round_f16(float v) {
   const auto bits = std::bit_cast<std::uint32_t>(v), sign = bits & 0x80000000, magnitude = bits ^ sign;
   if (magnitude >= 0x7F800000) return v;
   if (magnitude >= 0x477FF000) return std::bit_cast<float>(sign | 0x7F800000);
   if (magnitude < 0x38800000)
-    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F - 0.5F) | sign);
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F - 0.5F) |
+                                sign);
   return std::bit_cast<float>((bits + 0xFFF + (bits >> 13 & 1)) & 0xFFFFE000);
 }
 

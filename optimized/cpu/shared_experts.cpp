@@ -19,7 +19,8 @@ void finish_sglang(const SlotInsertionOptions& o, float* weights) {
   const auto rsf = static_cast<float>(o.routed_scaling_factor);
   float sum = 0;
   for (std::int64_t k = 0; k < o.topk; ++k) sum += weights[k];
-  for (std::int64_t j = 0; j < o.shared; ++j) weights[o.topk + j] = fault(Fault::kInsertedUndivided) ? sum : sum / rsf;
+  for (std::int64_t j = 0; j < o.shared; ++j)
+    weights[o.topk + j] = fault(Fault::kInsertedUndivided) ? sum : sum / rsf;
   if (fault(Fault::kInsertionSumsShared))
     for (std::int64_t j = 0; j < o.shared; ++j) sum += weights[o.topk + j];
   for (std::int64_t k = 0; k < o.topk + o.shared; ++k) {
@@ -28,9 +29,11 @@ void finish_sglang(const SlotInsertionOptions& o, float* weights) {
   }
 }
 
-// Whether this rank computes the shared experts of token t: with expert parallelism each token's belong to one rank alone.
+// Whether this rank computes the shared experts of token t: with expert parallelism each token's belong to
+// one rank alone.
 bool shared_is_mine(const SlotInsertionOptions& o, std::int64_t t) {
-  if (o.insertion != SlotInsertion::kVllmRocm || o.ep_size <= 1 || fault(Fault::kInsertedOnEveryRank)) return true;
+  if (o.insertion != SlotInsertion::kVllmRocm || o.ep_size <= 1 || fault(Fault::kInsertedOnEveryRank))
+    return true;
   return t % o.ep_size == o.ep_rank;
 }
 
@@ -38,11 +41,14 @@ float slot_weight(const SlotInsertionOptions& o, ConstView gate_logits, std::int
                   VectorSigmoid sigmoid) {
   const float n = fault(Fault::kInsertedWeightSplit) ? static_cast<float>(o.shared) : 1.0F;
   switch (o.insertion) {
-    case SlotInsertion::kAiterAppend: return static_cast<float>(o.append_weight) / n;
+    case SlotInsertion::kAiterAppend:
+      return static_cast<float>(o.append_weight) / n;
     case SlotInsertion::kGated:
       return (fault(Fault::kGateWithoutSigmoid) ? load_float(gate_logits, t * o.shared + j)
-                                                : sigmoid(load_float(gate_logits, t * o.shared + j))) / n;
-    default: return 1 / n;
+                                                : sigmoid(load_float(gate_logits, t * o.shared + j))) /
+             n;
+    default:
+      return 1 / n;
   }
 }
 
@@ -108,7 +114,8 @@ void replicate(ConstView scale, View slots, std::int64_t n) {
 
 void split_scales(const FatSharedExpert& fat, const SharedSlotViews& slots, std::int64_t n) {
   switch (fat.scale) {
-    case WeightScale::kNone: return;
+    case WeightScale::kNone:
+      return;
     case WeightScale::kTensor:
       for (std::int64_t j = 0; j < n; ++j) {
         const std::int64_t bytes = reference::size_bytes(fat.gate_scale.dtype);
@@ -120,7 +127,8 @@ void split_scales(const FatSharedExpert& fat, const SharedSlotViews& slots, std:
       return replicate(fat.down_scale, slots.w2_scale, n);
     case WeightScale::kChannel:
       stack_chunks(fat.gate_scale, fat.up_scale, slots.w13_scale, n);
-      return replicate(fat.down_scale, slots.w2_scale, n);  // output channels are hidden channels: every chunk has all
+      // output channels are hidden channels: every chunk has all
+      return replicate(fat.down_scale, slots.w2_scale, n);
     case WeightScale::kBlock:
       stack_chunks(fat.gate_scale, fat.up_scale, slots.w13_scale, n);
       return split_columns(fat.down_scale, slots.w2_scale, n);

@@ -1,12 +1,13 @@
 #pragma once
-// Fused shared experts: their slots in top-k, and their weights cut out of the fat MLP (reference/shared_experts.h).
+// Fused shared experts: their slots in top-k, and their weights cut out of the fat MLP
+// (reference/shared_experts.h).
 #include "optimized/cpu/options.h"
 #include "reference/shared_experts.h"
 
 namespace moecheck::MOECHECK_OPTIMIZED {
 
-// topk_ids [M, K] i32|i64, topk_weights [M, K] f32, gate_logits [M, n] f32|bf16|f16 (SlotInsertion::kGated; else absent)
-// -> out_ids [M, options.columns()] i32|i64, out_weights [M, options.columns()] f32.
+// topk_ids [M, K] i32|i64, topk_weights [M, K] f32, gate_logits [M, n] f32|bf16|f16 (SlotInsertion::kGated;
+// else absent) -> out_ids [M, options.columns()] i32|i64, out_weights [M, options.columns()] f32.
 void insert_shared_slots(const reference::SlotInsertionOptions& options, reference::ConstView topk_ids,
                          reference::ConstView topk_weights, reference::ConstView gate_logits,
                          reference::View out_ids, reference::View out_weights, CpuOptions cpu = {});

@@ -7,12 +7,15 @@
 //   #include "hwy/foreach_target.h"
 //   #include "hwy/highway.h"
 //   #include "optimized/cpu/vector_math-inl.h"
-//   HWY_BEFORE_NAMESPACE(); namespace moecheck::MOECHECK_OPTIMIZED::HWY_NAMESPACE { ... } HWY_AFTER_NAMESPACE();
+//   HWY_BEFORE_NAMESPACE();
+//   namespace moecheck::MOECHECK_OPTIMIZED::HWY_NAMESPACE { ... }
+//   HWY_AFTER_NAMESPACE();
 //   #if HWY_ONCE
 //   HWY_EXPORT(f);   ... MOECHECK_DISPATCH(f)(arguments)
 //   #endif
 //
-// Planted faults are compiled for the lowest target alone: they need no speed, and their build is half of the compile time.
+// Planted faults are compiled for the lowest target alone: they need no speed, and their build is half of the
+// compile time.
 #include "optimized/cpu/options.h"
 
 #ifdef MOECHECK_FAULTS

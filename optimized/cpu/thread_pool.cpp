@@ -73,7 +73,8 @@ class ThreadPool {
   std::atomic<std::int64_t> next_{0};
 };
 
-// The process's pool. A forked child has none of its parent's threads: it leaves that pool alone and starts its own.
+// The process's pool. A forked child has none of its parent's threads: it leaves that pool alone and starts
+// its own.
 struct PoolOwner {
   std::unique_ptr<ThreadPool> pool;
   std::mutex busy;

@@ -29,8 +29,9 @@ HWY_INLINE VF bits_as_float(VU v) { return hn::BitCast(DF(), v); }
 HWY_INLINE VU float_as_bits(VF v) { return hn::BitCast(DU(), v); }
 
 //   exp(x) = 2^n exp(r),  n = round(x / ln 2),  |r| <= ln 2 / 2,  exp(r) = 1 + r + r^2 P(r)
-// ln 2 in two parts: the first has 9 bits, so that n * part is exact without a fused multiply-add too. 2^n in two factors, so
-// that results down to the smallest subnormal, and Inf, come out of the last product. Within 2 ulp; NaN stays NaN.
+// ln 2 in two parts: the first has 9 bits, so that n * part is exact without a fused multiply-add too. 2^n in
+// two factors, so that results down to the smallest subnormal, and Inf, come out of the last product. Within
+// 2 ulp; NaN stays NaN.
 HWY_INLINE VF exp(VF x) {
   const DF d;
   const DI di;
@@ -39,7 +40,8 @@ HWY_INLINE VF exp(VF x) {
   VF r = hn::NegMulAdd(n, hn::Set(d, 0.693359375F), limited);
   r = hn::NegMulAdd(n, hn::Set(d, -2.12194440E-4F), r);
   VF p = hn::Set(d, 1.9875691500E-4F);
-  for (const float c : {1.3981999507E-3F, 8.3334519073E-3F, 4.1665795894E-2F, 1.6666665459E-1F, 5.0000001201E-1F})
+  for (const float c :
+       {1.3981999507E-3F, 8.3334519073E-3F, 4.1665795894E-2F, 1.6666665459E-1F, 5.0000001201E-1F})
     p = hn::MulAdd(p, r, hn::Set(d, c));
   p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0F));
   const VI whole = hn::ConvertTo(di, n), half = hn::ShiftRight<1>(whole);
@@ -53,7 +55,8 @@ HWY_INLINE VF sigmoid(VF x) {
   return hn::Div(one, hn::Add(one, exp(hn::Neg(x))));
 }
 
-//   log1p(t) = 2 atanh(s),  s = t / (2 + t),  for t in [0, 1]: s <= 1/3 and the series is short. Relative accuracy near 0 too.
+//   log1p(t) = 2 atanh(s),  s = t / (2 + t)
+// For t in [0, 1]: s <= 1/3, and the series is short. Accurate relative to the result near 0 too.
 HWY_INLINE VF log1p_unit(VF t) {
   const DF d;
   const VF s = hn::Div(t, hn::Add(t, hn::Set(d, 2.0F))), q = hn::Mul(s, s);
@@ -111,7 +114,8 @@ template <bool kFnuz>
 HWY_INLINE VF e4m3_to_float(VU bits) {
   const DU du;
   const VU magnitude = hn::And(bits, hn::Set(du, 0x7F)), sign = hn::ShiftLeft<24>(hn::Xor(bits, magnitude));
-  const VF v = hn::Mul(bits_as_float(hn::ShiftLeft<20>(magnitude)), hn::Set(DF(), kFnuz ? 0x1p119F : 0x1p120F));
+  const VF v =
+      hn::Mul(bits_as_float(hn::ShiftLeft<20>(magnitude)), hn::Set(DF(), kFnuz ? 0x1p119F : 0x1p120F));
   const auto nan = kFnuz ? hn::Eq(bits, hn::Set(du, 0x80)) : hn::Eq(magnitude, hn::Set(du, 0x7F));
   return bits_as_float(hn::Or(hn::IfThenElse(nan, hn::Set(du, 0x7FC00000), float_as_bits(v)), sign));
 }
@@ -123,7 +127,9 @@ struct StoredF32 {
 };
 struct StoredBF16 {
   using Lane = std::uint16_t;
-  static HWY_INLINE VF load(const Lane* p) { return bf16_to_float(hn::PromoteTo(DU(), hn::LoadU(DU16(), p))); }
+  static HWY_INLINE VF load(const Lane* p) {
+    return bf16_to_float(hn::PromoteTo(DU(), hn::LoadU(DU16(), p)));
+  }
 };
 struct StoredF16 {
   using Lane = std::uint16_t;
@@ -148,11 +154,16 @@ struct StoredE4M3 {
 template <class Fn>
 HWY_INLINE void with_stored(DType dtype, Fn&& fn) {
   switch (dtype) {
-    case DType::kBF16: return fn(StoredBF16());
-    case DType::kF16: return fn(StoredF16());
-    case DType::kE4M3FN: return fn(StoredE4M3<false>());
-    case DType::kE4M3FNUZ: return fn(StoredE4M3<true>());
-    default: return fn(StoredF32());
+    case DType::kBF16:
+      return fn(StoredBF16());
+    case DType::kF16:
+      return fn(StoredF16());
+    case DType::kE4M3FN:
+      return fn(StoredE4M3<false>());
+    case DType::kE4M3FNUZ:
+      return fn(StoredE4M3<true>());
+    default:
+      return fn(StoredF32());
   }
 }
 
