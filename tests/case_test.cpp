@@ -63,7 +63,10 @@ TEST(Case, EveryCaseOfEverySuiteParsesBack) {
     for (const Suite s : {Suite::kQuick, Suite::kModels, Suite::kAdversarial, Suite::kFull})
       for (const Case& c : op->cases(s)) {
         ASSERT_EQ(parse_case(c.str()), c) << c.str();
-        ASSERT_FALSE(op->refusal(c)) << c.str();
+        // The models suite shows which policies refuse a model; the others hold what can run.
+        if (s != Suite::kModels) {
+          ASSERT_FALSE(op->refusal(c)) << c.str();
+        }
       }
 }
 
