@@ -32,7 +32,8 @@ double bytes_to_read(const TensorSet& inputs) {
   double bytes = 0;
   for (const Tensor& t : inputs.tensors()) {
     const bool per_expert = !routed.empty() && t.shape().rank == 3 && t.name().starts_with("w");
-    bytes += per_expert ? static_cast<double>(t.bytes()) / static_cast<double>(t.shape()[0]) * static_cast<double>(routed.size())
+    bytes += per_expert ? static_cast<double>(t.bytes()) / static_cast<double>(t.shape()[0]) *
+                              static_cast<double>(routed.size())
                         : static_cast<double>(t.bytes());
   }
   return bytes;
@@ -92,7 +93,8 @@ BenchResult bench_case(const Case& c, const Implementation& implementation, cons
 
 std::vector<std::string> bench_lines() {
   std::vector<std::string> lines;
-  for (const char* shape : {"model=deepseek-v3 policy=vllm_torch", "model=glm-4.7 policy=vllm_torch", "model=kimi-k2 policy=vllm_torch"})
+  for (const char* shape : {"model=deepseek-v3 policy=vllm_torch", "model=glm-4.7 policy=vllm_torch",
+                            "model=kimi-k2 policy=vllm_torch"})
     for (const int tokens : {1, 64, 4096}) lines.push_back(fmt::format("gating {} tokens={}", shape, tokens));
   // GLM-4.7 cut over four ranks: the memory-bound decode step.
   for (const int tokens : {1, 2, 4, 8, 16})

@@ -17,10 +17,10 @@ struct BenchResult {
   std::string case_line, implementation;
   double median_seconds = 0, fastest_seconds = 0;
   double reference_seconds = 0;  // of the scalar reference, once; 0 where it was not run
-  double bytes = 0;              // that must be read at least once: inputs, and of expert weights those of routed experts
-  double bandwidth = 0;          // bytes / median_seconds
+  double bytes = 0;  // that must be read at least once: inputs, and of expert weights those of routed experts
+  double bandwidth = 0;  // bytes / median_seconds
   std::int64_t tokens = 0, runs = 0;
-  std::string verdict;           // of the last timed run's outputs
+  std::string verdict;  // of the last timed run's outputs
 };
 
 // Bytes per second at which `threads` threads read 1 GiB, the best of five passes.

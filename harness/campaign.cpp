@@ -22,7 +22,8 @@ std::string kind_of(const Judgement& j) {
   return kind;
 }
 
-std::string shrunk_line(const Case& c, const Record& failing, const Implementation& implementation, const CheckOptions& options) {
+std::string shrunk_line(const Case& c, const Record& failing, const Implementation& implementation,
+                        const CheckOptions& options) {
   const std::string kind = kind_of(failing.result);
   const Implementation* one[] = {&implementation};
   const auto fails = [&](const Case& candidate) {
@@ -33,14 +34,15 @@ std::string shrunk_line(const Case& c, const Record& failing, const Implementati
 }
 
 // In a worker: all records of one case, one JSON line each.
-std::string checked(const Case& c, std::span<const Implementation* const> implementations, const CampaignOptions& options,
-                    std::map<std::string, int>& shrunk) {
+std::string checked(const Case& c, std::span<const Implementation* const> implementations,
+                    const CampaignOptions& options, std::map<std::string, int>& shrunk) {
   std::string lines;
   std::vector<Record> records = check_case(c, implementations, options.check);
   for (std::size_t i = 0; i < records.size(); ++i) {
     Record& r = records[i];
     r.suite = options.suite;
-    if (options.shrink && is_failure(r.result.verdict) && shrunk[r.operator_name + r.implementation]++ < kShrunkPerImplementation)
+    if (options.shrink && is_failure(r.result.verdict) &&
+        shrunk[r.operator_name + r.implementation]++ < kShrunkPerImplementation)
       r.shrunk = shrunk_line(c, r, *implementations[i], options.check);
     lines += to_json(r) + "\n";
   }
@@ -49,7 +51,8 @@ std::string checked(const Case& c, std::span<const Implementation* const> implem
 
 }  // namespace
 
-std::vector<Record> run_campaign(const std::vector<Case>& cases, std::span<const Implementation* const> implementations,
+std::vector<Record> run_campaign(const std::vector<Case>& cases,
+                                 std::span<const Implementation* const> implementations,
                                  const CampaignOptions& options) {
   std::vector<Record> records;
   std::map<std::string, int> shrunk;  // in each worker: its own count
@@ -86,7 +89,9 @@ std::vector<Record> run_campaign(const std::vector<Case>& cases, std::span<const
       WorkerCallbacks alone;
       std::map<std::string, int> none;
       alone.work = [&](std::size_t) { return checked(cases[i], one, options, none); };
-      alone.done = [&](std::size_t, std::string text) { add(record_from_json(std::string_view(text).substr(0, text.find('\n')))); };
+      alone.done = [&](std::size_t, std::string text) {
+        add(record_from_json(std::string_view(text).substr(0, text.find('\n'))));
+      };
       alone.lost = lost;
       run_in_workers(1, {1, options.timeout_seconds}, alone);
     }

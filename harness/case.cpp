@@ -11,7 +11,9 @@
 namespace moecheck::harness {
 namespace {
 
-std::string joined(const std::vector<std::string>& words) { return fmt::format("{}", fmt::join(words, ", ")); }
+std::string joined(const std::vector<std::string>& words) {
+  return fmt::format("{}", fmt::join(words, ", "));
+}
 
 template <class T>
 bool parse_number(std::string_view text, T& number) {
@@ -26,17 +28,22 @@ Value parse_value(const Schema& schema, const Field& f, std::string_view text) {
   switch (f.kind) {
     case FieldKind::kInt:
       if (!parse_number(text, v.i))
-        throw UsageError(fmt::format("{}: {}={} is not a whole number: write one {}", schema.name, f.name, text, bounds(f)));
+        throw UsageError(fmt::format("{}: {}={} is not a whole number: write one {}", schema.name, f.name,
+                                     text, bounds(f)));
       if (static_cast<double>(v.i) < f.min || static_cast<double>(v.i) > f.max)
-        throw UsageError(fmt::format("{}: {}={} is out of range: it goes {}", schema.name, f.name, text, bounds(f)));
+        throw UsageError(
+            fmt::format("{}: {}={} is out of range: it goes {}", schema.name, f.name, text, bounds(f)));
       return v;
     case FieldKind::kReal:
       if (!parse_number(text, v.r) || !std::isfinite(v.r))
-        throw UsageError(fmt::format("{}: {}={} is not a number: write one {}", schema.name, f.name, text, bounds(f)));
+        throw UsageError(
+            fmt::format("{}: {}={} is not a number: write one {}", schema.name, f.name, text, bounds(f)));
       if (v.r < f.min || v.r > f.max)
-        throw UsageError(fmt::format("{}: {}={} is out of range: it goes {}", schema.name, f.name, text, bounds(f)));
+        throw UsageError(
+            fmt::format("{}: {}={} is out of range: it goes {}", schema.name, f.name, text, bounds(f)));
       return v;
-    case FieldKind::kChoice: break;
+    case FieldKind::kChoice:
+      break;
   }
   const auto at = std::find(f.choices.begin(), f.choices.end(), text);
   if (at == f.choices.end())
@@ -48,9 +55,12 @@ Value parse_value(const Schema& schema, const Field& f, std::string_view text) {
 
 std::string print_value(const Field& f, const Value& v) {
   switch (f.kind) {
-    case FieldKind::kInt: return fmt::format("{}", v.i);
-    case FieldKind::kReal: return fmt::format("{}", v.r);
-    case FieldKind::kChoice: break;
+    case FieldKind::kInt:
+      return fmt::format("{}", v.i);
+    case FieldKind::kReal:
+      return fmt::format("{}", v.r);
+    case FieldKind::kChoice:
+      break;
   }
   return f.choices[static_cast<std::size_t>(v.i)];
 }
@@ -58,7 +68,8 @@ std::string print_value(const Field& f, const Value& v) {
 void apply(const Schema& schema, const Preset& preset, std::vector<Value>& values) {
   for (const auto& [field, text] : preset.values)
     if (const int i = schema.find(field); i >= 0)
-      values[static_cast<std::size_t>(i)] = parse_value(schema, schema.fields[static_cast<std::size_t>(i)], text);
+      values[static_cast<std::size_t>(i)] =
+          parse_value(schema, schema.fields[static_cast<std::size_t>(i)], text);
 }
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
@@ -87,18 +98,21 @@ Edit parse_edit(const Schema& schema, std::string_view text) {
   if (kind == nullptr) {
     std::vector<std::string> known;
     for (const EditKind& k : schema.edits) known.push_back(k.name);
-    throw UsageError(fmt::format("{}: edit={} is not an edit of this operator: it has {}", schema.name, parts[0],
-                                 known.empty() ? "none" : joined(known)));
+    throw UsageError(fmt::format("{}: edit={} is not an edit of this operator: it has {}", schema.name,
+                                 parts[0], known.empty() ? "none" : joined(known)));
   }
   Edit edit{std::string(parts[0])};
   std::int64_t* numbers[] = {&edit.row, &edit.col};
   const bool enough = static_cast<int>(parts.size()) == kind->positions + 1;
   bool good = enough;
-  for (std::size_t i = 1; good && i < parts.size(); ++i) good = parse_number(parts[i], *numbers[i - 1]) && *numbers[i - 1] >= 0;
+  for (std::size_t i = 1; good && i < parts.size(); ++i)
+    good = parse_number(parts[i], *numbers[i - 1]) && *numbers[i - 1] >= 0;
   if (!good)
     throw UsageError(fmt::format("{}: edit={} needs {}: write {}{}", schema.name, text,
                                  kind->positions == 0 ? "no position" : "non-negative positions", kind->name,
-                                 kind->positions == 0 ? "" : kind->positions == 1 ? ":ROW" : ":ROW:COL"));
+                                 kind->positions == 0   ? ""
+                                 : kind->positions == 1 ? ":ROW"
+                                                        : ":ROW:COL"));
   return edit;
 }
 
@@ -115,7 +129,9 @@ Field int_field(std::string name, std::int64_t value, std::int64_t min, std::int
   return f;
 }
 
-Field flag_field(std::string name, bool value, std::string doc) { return int_field(std::move(name), value, 0, 1, std::move(doc)); }
+Field flag_field(std::string name, bool value, std::string doc) {
+  return int_field(std::move(name), value, 0, 1, std::move(doc));
+}
 
 Field real_field(std::string name, double value, double min, double max, std::string doc) {
   Field f;
@@ -128,7 +144,8 @@ Field real_field(std::string name, double value, double min, double max, std::st
   return f;
 }
 
-Field choice_field(std::string name, std::vector<std::string> choices, std::string doc, std::string_view value) {
+Field choice_field(std::string name, std::vector<std::string> choices, std::string doc,
+                   std::string_view value) {
   Field f;
   f.name = std::move(name);
   f.kind = FieldKind::kChoice;
@@ -211,13 +228,15 @@ DType Case::dtype(std::string_view field) const {
   return d;
 }
 
-Case& Case::set(std::string_view field, std::int64_t value) { return set(field, std::string_view(fmt::format("{}", value))); }
+Case& Case::set(std::string_view field, std::int64_t value) {
+  return set(field, std::string_view(fmt::format("{}", value)));
+}
 
 Case& Case::set(std::string_view field, std::string_view text) {
   if (field == "model") {
     if (find_model(text) == nullptr)
-      throw UsageError(fmt::format("model={} is not known: did you mean {}? `moecheck list models` shows all", text,
-                                   nearest(text, model_names())));
+      throw UsageError(fmt::format("model={} is not known: did you mean {}? `moecheck list models` shows all",
+                                   text, nearest(text, model_names())));
     model_ = text;
     values_ = base();
     return *this;
@@ -226,17 +245,19 @@ Case& Case::set(std::string_view field, std::string_view text) {
     if (schema_->find_policy(text) == nullptr) {
       std::vector<std::string> known;
       for (const Preset& p : schema_->policies) known.push_back(p.name);
-      throw UsageError(fmt::format("{}: policy={} is not known: {}", schema_->name, text,
-                                   known.empty() ? "this operator has no policies"
-                                                 : fmt::format("did you mean {}? `moecheck list policies` shows all",
-                                                               nearest(text, known))));
+      throw UsageError(fmt::format(
+          "{}: policy={} is not known: {}", schema_->name, text,
+          known.empty()
+              ? "this operator has no policies"
+              : fmt::format("did you mean {}? `moecheck list policies` shows all", nearest(text, known))));
     }
     policy_ = text;
     values_ = base();
     return *this;
   }
   if (field == "seed") {
-    if (!parse_number(text, seed)) throw UsageError(fmt::format("seed={} is not a non-negative whole number", text));
+    if (!parse_number(text, seed))
+      throw UsageError(fmt::format("seed={} is not a non-negative whole number", text));
     return *this;
   }
   if (field == "edit") {
@@ -250,7 +271,8 @@ Case& Case::set(std::string_view field, std::string_view text) {
     throw UsageError(fmt::format("{} has no field '{}': did you mean {}? `moecheck list operators` shows all",
                                  schema_->name, field, nearest(field, known)));
   }
-  values_[static_cast<std::size_t>(i)] = parse_value(*schema_, schema_->fields[static_cast<std::size_t>(i)], text);
+  values_[static_cast<std::size_t>(i)] =
+      parse_value(*schema_, schema_->fields[static_cast<std::size_t>(i)], text);
   return *this;
 }
 
@@ -301,15 +323,17 @@ Case parse_fields(const Schema& schema, const std::vector<std::string_view>& wor
 Case parse_case(const Schema& schema, std::string_view line) {
   std::vector<std::string_view> words = split_words(line);
   if (words.empty() || words[0] != schema.name)
-    throw UsageError(fmt::format("'{}' is not a case of {}: it starts with the operator's name", line, schema.name));
+    throw UsageError(
+        fmt::format("'{}' is not a case of {}: it starts with the operator's name", line, schema.name));
   words.erase(words.begin());
   return parse_fields(schema, words);
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {
-  const auto best = std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
-    return edit_distance(word, a) < edit_distance(word, b);
-  });
+  const auto best =
+      std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
+        return edit_distance(word, a) < edit_distance(word, b);
+      });
   return best == known.end() ? std::string() : *best;
 }
 

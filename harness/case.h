@@ -43,14 +43,15 @@ struct Field {
   Value value;                       // the default
   double min = 0, max = 0;           // kInt, kReal
   std::vector<std::string> choices;  // kChoice
-  bool shrinks = true;               // sizes toward min, everything else toward what the line need not mention
+  bool shrinks = true;  // sizes toward min, everything else toward what the line need not mention
 };
 
 // Builders, so that a schema reads as a table.
 Field int_field(std::string name, std::int64_t value, std::int64_t min, std::int64_t max, std::string doc);
 Field flag_field(std::string name, bool value, std::string doc);
 Field real_field(std::string name, double value, double min, double max, std::string doc);
-Field choice_field(std::string name, std::vector<std::string> choices, std::string doc, std::string_view value = "");
+Field choice_field(std::string name, std::vector<std::string> choices, std::string doc,
+                   std::string_view value = "");
 Field dtype_field(std::string name, std::vector<DType> dtypes, std::string doc);
 Field fixed(Field f);  // never shrunk
 
@@ -94,7 +95,9 @@ class Case {
   double real(std::string_view field) const;
   std::string_view choice(std::string_view field) const;
   template <class Enum>
-  Enum choice_as(std::string_view field) const { return static_cast<Enum>(integer(field)); }
+  Enum choice_as(std::string_view field) const {
+    return static_cast<Enum>(integer(field));
+  }
   DType dtype(std::string_view field) const;
 
   // Text in, as on the command line; throws UsageError. set("model", ...) and set("policy", ...) reset what they fill in.
@@ -105,7 +108,8 @@ class Case {
 
   const std::string& model() const { return model_; }
   const std::string& policy() const { return policy_; }
-  std::vector<Value> base() const;  // of every field: defaults + model + policy, what the line need not mention
+  std::vector<Value> base()
+      const;  // of every field: defaults + model + policy, what the line need not mention
   // Forgets the model's name and keeps its values: what shrinking does first.
   void drop_model() { model_.clear(); }
   std::uint64_t seed = 1;

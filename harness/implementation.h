@@ -27,7 +27,8 @@ class Implementation {
   virtual std::optional<std::string> unsupported(const Case& c) const = 0;
 
   // Reads `inputs`, writes every element of `outputs` that the contract names; both as the operator's specs say.
-  virtual void run(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions& options) const = 0;
+  virtual void run(const Case& c, const TensorSet& inputs, TensorSet& outputs,
+                   const RunOptions& options) const = 0;
 
   // Why it does not keep a clause of the contract ("atomics: the order of summation varies"), or nothing when it promises it.
   // A clause that is not promised is not asked, and shown as such.

@@ -64,7 +64,8 @@ void judge_number(Judgement& j, const Tensor& tensor, std::int64_t i, const Boun
     v = same ? Verdict::kPass : Verdict::kFail;
   } else if (std::isnan(got) || !within(got, limits)) {
     v = Verdict::kFail;
-  } else if (const double bound = e.suspect_bound(); bound < e.proven && !within(got, accepted(dtype, e.value, bound))) {
+  } else if (const double bound = e.suspect_bound();
+             bound < e.proven && !within(got, accepted(dtype, e.value, bound))) {
     v = Verdict::kSuspect;
   }
   const double bound = finite ? reported_bound(dtype, e, limits) : 0;
@@ -76,13 +77,18 @@ void judge_number(Judgement& j, const Tensor& tensor, std::int64_t i, const Boun
   const bool wrong = v != Verdict::kPass, first_wrong = wrong && j.failed + j.suspect == 1;
   const bool comparable = wrong || j.failed + j.suspect == 0;
   if (!j.worst || first_wrong || (comparable && ratio > j.worst->ratio)) {
-    j.worst = Element{tensor.name(), coordinates(tensor.shape(), i), e.value, limits.low, limits.high, got, error, bound, ratio, {}};
+    j.worst = Element{tensor.name(), coordinates(tensor.shape(), i),
+                      e.value,       limits.low,
+                      limits.high,   got,
+                      error,         bound,
+                      ratio,         {}};
   }
   if (v == Verdict::kFail) j.raise(v, tensor.name() + " is wrong beyond its proven bound");
   if (v == Verdict::kSuspect) j.raise(v, tensor.name() + " is beyond 6 sigma of an honest implementation");
 }
 
-void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> expected, const ElementRules& rules) {
+void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> expected,
+                    const ElementRules& rules) {
   const Shape& shape = got.shape();
   const std::int64_t rows = shape.rank == 0 ? 1 : shape[0];
   const std::int64_t columns = rows == 0 ? 0 : shape.numel() / rows;
@@ -98,7 +104,8 @@ void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> ex
       const double g = view.at(i);
       judge_number(j, got, i, e);
       exact = exact && e.is_exact();
-      unbounded = unbounded || !(std::isfinite(e.proven) || std::isnan(e.value));  // a NaN is compared as such
+      unbounded =
+          unbounded || !(std::isfinite(e.proven) || std::isnan(e.value));  // a NaN is compared as such
       if (!std::isfinite(g) || !std::isfinite(e.value)) continue;
       const double d = g - e.value;
       const double bound = e.suspect_bound();
@@ -110,7 +117,8 @@ void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> ex
       row.signed_error += d;
       row.bounds += e.proven;
     }
-    if (row.e2 > 0) j.metrics.max_relative_row = std::max(j.metrics.max_relative_row, std::sqrt(row.d2 / row.e2));
+    if (row.e2 > 0)
+      j.metrics.max_relative_row = std::max(j.metrics.max_relative_row, std::sqrt(row.d2 / row.e2));
     all.d2 += row.d2, all.e2 += row.e2, all.g2 += row.g2, all.eg += row.eg, all.bound2 += row.bound2;
     all.signed_error += row.signed_error, all.bounds += row.bounds;
   }
@@ -122,21 +130,26 @@ void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> ex
   }
   if (rows * columns == 0) return;
   if (rules.must_be_exact && !exact)
-    j.raise(Verdict::kMistrusted, fmt::format("the exact tier of {} has bounds other than 0: its data are not exact", got.name()));
-  if (unbounded) j.raise(Verdict::kMistrusted, fmt::format("{} has elements without a finite bound", got.name()));
+    j.raise(Verdict::kMistrusted,
+            fmt::format("the exact tier of {} has bounds other than 0: its data are not exact", got.name()));
+  if (unbounded)
+    j.raise(Verdict::kMistrusted, fmt::format("{} has elements without a finite bound", got.name()));
   if (!rules.may_be_zero && all.e2 == 0 && j.elements > 0)
-    j.raise(Verdict::kMistrusted, fmt::format("the reference of {} is all zero: an implementation that writes zeros would pass",
-                                              got.name()));
+    j.raise(Verdict::kMistrusted,
+            fmt::format("the reference of {} is all zero: an implementation that writes zeros would pass",
+                        got.name()));
   else if (all.bound2 > kVacuousRatio * kVacuousRatio * all.e2)
     j.raise(Verdict::kMistrusted,
-            fmt::format("the bounds of {} are {:.1f}% of the data: too wide to find a wrong element", got.name(),
-                        100 * std::sqrt(all.bound2 / all.e2)));
+            fmt::format("the bounds of {} are {:.1f}% of the data: too wide to find a wrong element",
+                        got.name(), 100 * std::sqrt(all.bound2 / all.e2)));
 }
 
-void fail_element(Judgement& j, const Tensor& got, std::int64_t i, double expected, double value, std::string note) {
+void fail_element(Judgement& j, const Tensor& got, std::int64_t i, double expected, double value,
+                  std::string note) {
   ++j.failed;
   j.headroom = kInf;
-  Element e{got.name(), coordinates(got.shape(), i), expected, expected, expected, value, std::fabs(value - expected), 0, kInf, note};
+  Element e{got.name(), coordinates(got.shape(), i), expected, expected, expected,
+            value,      std::fabs(value - expected), 0,        kInf,     note};
   // The first such element stays the worst: it is where a reader should look.
   if (!j.worst || j.worst->note.empty()) j.worst = std::move(e);
   j.raise(Verdict::kFail, fmt::format("{}: {}", got.name(), note));
@@ -154,7 +167,8 @@ void judge_bytes(Judgement& j, const Tensor& got, const Tensor& expected) {
   }
 }
 
-void judge_integers(Judgement& j, const Tensor& got, std::span<const std::int64_t> expected, std::string_view what) {
+void judge_integers(Judgement& j, const Tensor& got, std::span<const std::int64_t> expected,
+                    std::string_view what) {
   for (std::int64_t i = 0; i < got.shape().numel(); ++i) {
     ++j.elements;
     const std::int64_t value = got.view().int_at(i), want = expected[static_cast<std::size_t>(i)];

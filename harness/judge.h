@@ -26,17 +26,20 @@ struct ElementRules {
 
 // Compares a float output with the reference's numbers, one per element in row-major order. A comparison that could not have
 // failed (reference all zero, bounds as large as the data) is MISTRUSTED.
-void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> expected, const ElementRules& rules = {});
+void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> expected,
+                    const ElementRules& rules = {});
 
 // Compares an output byte for byte.
 void judge_bytes(Judgement& j, const Tensor& got, const Tensor& expected);
 
 // Compares integers; `what` names one in messages ("expert id").
-void judge_integers(Judgement& j, const Tensor& got, std::span<const std::int64_t> expected, std::string_view what);
+void judge_integers(Judgement& j, const Tensor& got, std::span<const std::int64_t> expected,
+                    std::string_view what);
 
 // Records a wrong element that is no number against a bound (a wrong id, a duplicate): counts it as failed, keeps the first as
 // the worst.
-void fail_element(Judgement& j, const Tensor& got, std::int64_t i, double expected, double value, std::string note);
+void fail_element(Judgement& j, const Tensor& got, std::int64_t i, double expected, double value,
+                  std::string note);
 
 // Compares element `i` of an output with one number: elementwise judges are loops around this.
 void judge_number(Judgement& j, const Tensor& got, std::int64_t i, const Bounded& expected);

@@ -19,7 +19,8 @@ constexpr std::int64_t kCasesPerChunk = 2000;
 constexpr std::size_t kListedFailures = 100;
 
 // Seeds [begin, end) of one case.
-nlohmann::json judge_chunk(Case c, const Implementation& implementation, std::uint64_t begin, std::uint64_t end) {
+nlohmann::json judge_chunk(Case c, const Implementation& implementation, std::uint64_t begin,
+                           std::uint64_t end) {
   const Operator& op = operator_of(c);
   const auto start = Clock::now();
   std::int64_t failed = 0, undecided = 0;
@@ -41,10 +42,12 @@ nlohmann::json judge_chunk(Case c, const Implementation& implementation, std::ui
 
 }  // namespace
 
-JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& implementation, const JudgingOptions& options) {
+JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& implementation,
+                         const JudgingOptions& options) {
   std::int64_t rows_of_all = 0;
   for (const Case& c : cases) {
-    if (const auto why = operator_of(c).refusal(c)) throw UsageError(fmt::format("case '{}' is refused: {}", c.str(), *why));
+    if (const auto why = operator_of(c).refusal(c))
+      throw UsageError(fmt::format("case '{}' is refused: {}", c.str(), *why));
     if (const auto why = implementation.unsupported(c))
       throw UsageError(fmt::format("{} does not support '{}': {}", implementation.name(), c.str(), *why));
     rows_of_all += std::max<std::int64_t>(1, c.integer("tokens"));
@@ -53,16 +56,20 @@ JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& i
     std::size_t which;
     std::uint64_t begin, end;
   };
-  const auto repeats = static_cast<std::uint64_t>((options.rows + rows_of_all - 1) / std::max<std::int64_t>(1, rows_of_all));
+  const auto repeats =
+      static_cast<std::uint64_t>((options.rows + rows_of_all - 1) / std::max<std::int64_t>(1, rows_of_all));
   std::vector<Chunk> chunks;
   for (std::uint64_t at = 0; at < repeats; at += kCasesPerChunk)
     for (std::size_t i = 0; i < cases.size(); ++i)
-      chunks.push_back({i, options.first_seed + at, options.first_seed + std::min<std::uint64_t>(repeats, at + kCasesPerChunk)});
+      chunks.push_back({i, options.first_seed + at,
+                        options.first_seed + std::min<std::uint64_t>(repeats, at + kCasesPerChunk)});
   JudgingResult result;
   result.cases = static_cast<std::int64_t>(repeats * cases.size());
   result.rows = static_cast<std::int64_t>(repeats) * rows_of_all;
   WorkerCallbacks callbacks;
-  callbacks.work = [&](std::size_t i) { return judge_chunk(cases[chunks[i].which], implementation, chunks[i].begin, chunks[i].end).dump(); };
+  callbacks.work = [&](std::size_t i) {
+    return judge_chunk(cases[chunks[i].which], implementation, chunks[i].begin, chunks[i].end).dump();
+  };
   callbacks.done = [&](std::size_t, std::string text) {
     const auto j = nlohmann::json::parse(text);
     result.failed += j["failed"].get<std::int64_t>();
@@ -73,7 +80,8 @@ JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& i
   };
   callbacks.lost = [&](std::size_t i, std::string how, bool) {
     ++result.failed;
-    result.failures.push_back(fmt::format("{} (seeds {} to {}: {})", cases[chunks[i].which].str(), chunks[i].begin, chunks[i].end - 1, how));
+    result.failures.push_back(fmt::format("{} (seeds {} to {}: {})", cases[chunks[i].which].str(),
+                                          chunks[i].begin, chunks[i].end - 1, how));
   };
   const auto start = Clock::now();
   run_in_workers(chunks.size(), {options.jobs, 3600}, callbacks);
@@ -87,12 +95,16 @@ std::vector<Case> judging_cases() {
   for (const Preset& p : op.schema().policies) {
     for (const char* dtype : {"f32", "bf16", "f16"}) {
       // The first shape that the policy accepts: 256 experts where it can.
-      for (const char* shape : {"experts=256 groups=8 topk_group=4", "experts=256", "experts=256 scoring=softmax bias=none renormalize=0 rsf=1",
-                                "experts=256 scoring=softmax bias=none rsf=1", "experts=256 scoring=sqrtsoftplus"}) {
+      for (const char* shape :
+           {"experts=256 groups=8 topk_group=4", "experts=256",
+            "experts=256 scoring=softmax bias=none renormalize=0 rsf=1",
+            "experts=256 scoring=softmax bias=none rsf=1", "experts=256 scoring=sqrtsoftplus"}) {
         Case c(op.schema());
         c.set("policy", p.name).set("dtype", dtype).set("tokens", 4);
-        for (const std::string_view word : split_words(shape)) c.set(word.substr(0, word.find('=')), word.substr(word.find('=') + 1));
-        if (op.refusal(c) && c.choice("bias") != "none") c.set("bias", dtype);  // some take the logits' dtype only
+        for (const std::string_view word : split_words(shape))
+          c.set(word.substr(0, word.find('=')), word.substr(word.find('=') + 1));
+        if (op.refusal(c) && c.choice("bias") != "none")
+          c.set("bias", dtype);  // some take the logits' dtype only
         if (op.refusal(c)) continue;
         cases.push_back(c);
         break;

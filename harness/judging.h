@@ -16,14 +16,15 @@ struct JudgingOptions {
 
 struct JudgingResult {
   std::int64_t cases = 0, rows = 0, undecided = 0;
-  double seconds = 0;       // of the whole run
-  double core_seconds = 0;  // summed over the jobs
+  double seconds = 0;                 // of the whole run
+  double core_seconds = 0;            // summed over the jobs
   std::vector<std::string> failures;  // case lines, at most 100
   std::int64_t failed = 0;
 };
 
 // Every line with seed after seed until the rows are done. Throws UsageError for refused or unsupported lines.
-JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& implementation, const JudgingOptions& options);
+JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& implementation,
+                         const JudgingOptions& options);
 
 // One 4-token case of every gating policy and dtype it accepts.
 std::vector<Case> judging_cases();

@@ -33,7 +33,8 @@ const std::vector<Model>& models() {
 
 const Model* find_model(std::string_view name) {
   for (const Model& m : models())
-    if (m.preset.name == name || std::find(m.aliases.begin(), m.aliases.end(), name) != m.aliases.end()) return &m;
+    if (m.preset.name == name || std::find(m.aliases.begin(), m.aliases.end(), name) != m.aliases.end())
+      return &m;
   return nullptr;
 }
 

@@ -46,14 +46,17 @@ class Operator {
   virtual std::unique_ptr<Expected> reference(const Case& c, const TensorSet& inputs) const = 0;
 
   // Compares. The outputs have the right shapes; their contents may be anything.
-  virtual void judge(const Case& c, const TensorSet& inputs, const Expected& expected, const TensorSet& outputs,
-                     Judgement& j) const = 0;
+  virtual void judge(const Case& c, const TensorSet& inputs, const Expected& expected,
+                     const TensorSet& outputs, Judgement& j) const = 0;
 
   // The likely cause of a failure, where the numbers show one ("the weights are 0.4 times the expected: ..."); else empty.
-  virtual std::string likely_cause(const Case&, const TensorSet&, const Expected&, const TensorSet&) const { return {}; }
+  virtual std::string likely_cause(const Case&, const TensorSet&, const Expected&, const TensorSet&) const {
+    return {};
+  }
 
   // The reference's own result, rounded to the outputs' dtypes. It must pass its own judge: a failure there is ORACLE.
-  virtual void reference_outputs(const Case& c, const TensorSet& inputs, const Expected& expected, TensorSet& outputs) const = 0;
+  virtual void reference_outputs(const Case& c, const TensorSet& inputs, const Expected& expected,
+                                 TensorSet& outputs) const = 0;
 
   // Sets what the contract leaves unspecified (weights of padded rows, buffer tails) to zero, before two runs are compared.
   virtual void blank_unspecified(const Case&, const TensorSet&, TensorSet&) const {}

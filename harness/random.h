@@ -31,7 +31,8 @@ class Random {
   // Mean 0, variance 1, bell-shaped, |x| <= 3.47: the sum of four uniforms.
   double normal(std::uint64_t i) const {
     const std::uint64_t b = bits(i);
-    const auto sum = static_cast<std::int64_t>((b & 0xFFFF) + (b >> 16 & 0xFFFF) + (b >> 32 & 0xFFFF) + (b >> 48));
+    const auto sum =
+        static_cast<std::int64_t>((b & 0xFFFF) + (b >> 16 & 0xFFFF) + (b >> 32 & 0xFFFF) + (b >> 48));
     return static_cast<double>(sum - 2 * 0xFFFF) * (1.7320508075688772 / 65535.5);
   }
 

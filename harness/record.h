@@ -20,18 +20,20 @@ struct Environment {
 const Environment& environment();
 
 struct Record {
-  std::string case_line;       // the repro
-  std::string operator_name, implementation, model, policy, tier;  // tier: the data of the case (realistic, integers, ...)
+  std::string case_line;  // the repro
+  std::string operator_name, implementation, model, policy,
+      tier;  // tier: the data of the case (realistic, integers, ...)
   std::string suite;
   Judgement result;
-  double seconds = 0;          // generating, reference, runs and judging
-  double run_seconds = 0;      // of the implementation's first run alone
-  std::string shrunk;          // the smallest case with the same failure, where one was searched
+  double seconds = 0;      // generating, reference, runs and judging
+  double run_seconds = 0;  // of the implementation's first run alone
+  std::string shrunk;      // the smallest case with the same failure, where one was searched
   Environment env;
 };
 
-std::string to_json(const Record& record);  // one line, no newline
+std::string to_json(const Record& record);       // one line, no newline
 Record record_from_json(std::string_view line);  // throws UsageError
-std::vector<Record> read_records(const std::string& path);  // a .jsonl file; throws UsageError with path and line
+std::vector<Record> read_records(
+    const std::string& path);  // a .jsonl file; throws UsageError with path and line
 
 }  // namespace moecheck::harness

@@ -14,7 +14,8 @@ namespace {
 constexpr std::array<Clause, 6> kCommon = {{
     {"writes_inside_outputs", "no byte outside the outputs is written"},
     {"inputs_unchanged", "the inputs are not written"},
-    {"deterministic", "two runs on differently poisoned outputs write the same bytes, so every element is written"},
+    {"deterministic",
+     "two runs on differently poisoned outputs write the same bytes, so every element is written"},
     {"thread_independent", "the bytes do not depend on the number of threads"},
     {"address_independent", "the bytes do not depend on the addresses of inputs and outputs"},
     {"float_environment_kept", "rounding mode and flush-to-zero are as before the run"},
@@ -23,9 +24,11 @@ constexpr std::array<Clause, 6> kCommon = {{
 
 std::span<const Clause> common_clauses() { return kCommon; }
 
-TensorSet Trial::run(const Case& changed, const TensorSet& changed_inputs, RunOptions with, std::size_t misalign) const {
+TensorSet Trial::run(const Case& changed, const TensorSet& changed_inputs, RunOptions with,
+                     std::size_t misalign) const {
   if (const auto why = op.refusal(changed)) throw NotApplicable("the changed case is refused: " + *why);
-  if (const auto why = implementation.unsupported(changed)) throw NotApplicable("the changed case is unsupported: " + *why);
+  if (const auto why = implementation.unsupported(changed))
+    throw NotApplicable("the changed case is unsupported: " + *why);
   TensorSet out(op.outputs(changed), misalign);
   out.fill(0xFF);
   const FloatEnvironment environment;
@@ -34,8 +37,8 @@ TensorSet Trial::run(const Case& changed, const TensorSet& changed_inputs, RunOp
   return out;
 }
 
-void Trial::require_rows_equal(const TensorSet& got, std::int64_t from, std::int64_t to, const TensorSet& expected,
-                               std::int64_t at, std::string_view name) {
+void Trial::require_rows_equal(const TensorSet& got, std::int64_t from, std::int64_t to,
+                               const TensorSet& expected, std::int64_t at, std::string_view name) {
   const Tensor& a = got.at(name);
   const Tensor& b = expected.at(name);
   const auto row_bytes = [](const Tensor& t) {
@@ -52,8 +55,8 @@ void Trial::require_rows_equal(const TensorSet& got, std::int64_t from, std::int
     while (x[i] == y[i]) ++i;
     const auto column = static_cast<std::int64_t>(i / size);
     const auto columns = static_cast<std::int64_t>(bytes / size);
-    throw Broken(fmt::format("{}[{}, {}] = {} instead of {}", name, r, column, a.view().at(r * columns + column),
-                             b.view().at(s * columns + column)));
+    throw Broken(fmt::format("{}[{}, {}] = {} instead of {}", name, r, column,
+                             a.view().at(r * columns + column), b.view().at(s * columns + column)));
   }
 }
 

@@ -19,12 +19,15 @@ struct Trial {
   const RunOptions options;
 
   // Runs on poisoned outputs. `changed` may differ from c in sizes; `changed_inputs` must fit it.
-  TensorSet run(const Case& changed, const TensorSet& changed_inputs) const { return run(changed, changed_inputs, options, 0); }
-  TensorSet run(const Case& changed, const TensorSet& changed_inputs, RunOptions with, std::size_t misalign) const;
+  TensorSet run(const Case& changed, const TensorSet& changed_inputs) const {
+    return run(changed, changed_inputs, options, 0);
+  }
+  TensorSet run(const Case& changed, const TensorSet& changed_inputs, RunOptions with,
+                std::size_t misalign) const;
 
   // Rows [from, to) of output `name` of `got` must have the bytes of rows starting at `at` of `expected`. Throws Broken.
-  static void require_rows_equal(const TensorSet& got, std::int64_t from, std::int64_t to, const TensorSet& expected,
-                                 std::int64_t at, std::string_view name);
+  static void require_rows_equal(const TensorSet& got, std::int64_t from, std::int64_t to,
+                                 const TensorSet& expected, std::int64_t at, std::string_view name);
 };
 
 // A relation found broken; the message says where ("token 3: id 7 became 9 when the batch was split at 2").
@@ -37,8 +40,8 @@ struct NotApplicable : std::runtime_error {
 };
 
 struct Relation {
-  std::string_view name;      // "token_permutation"
-  std::string_view sentence;  // "permuting tokens permutes rows and changes nothing else"
+  std::string_view name;              // "token_permutation"
+  std::string_view sentence;          // "permuting tokens permutes rows and changes nothing else"
   void (*check)(const Trial& trial);  // throws Broken or NotApplicable
 };
 

@@ -20,8 +20,8 @@ constexpr std::size_t kRelationBytes = 8u << 20;
 // One implementation on one case.
 class Check {
  public:
-  Check(const Operator& op, const Implementation& impl, const Case& c, const TensorSet& inputs, const Expected& expected,
-        const CheckOptions& options)
+  Check(const Operator& op, const Implementation& impl, const Case& c, const TensorSet& inputs,
+        const Expected& expected, const CheckOptions& options)
       : op_(op), impl_(impl), c_(c), inputs_(inputs), expected_(expected), options_(options) {}
 
   void run(Record& record) {
@@ -37,8 +37,10 @@ class Check {
     if (j.failed > 0 && j.cause.empty()) j.cause = op_.likely_cause(c_, inputs_, expected_, outputs);
     guards(j, outputs);
     if (options_.clauses) {
-      clause(j, "float_environment_kept", kept ? "" : "the floating-point control word was changed and not restored");
-      clause(j, "inputs_unchanged", checksum(inputs_) == before && first_broken_guard(inputs_).empty() ? "" : "an input changed");
+      clause(j, "float_environment_kept",
+             kept ? "" : "the floating-point control word was changed and not restored");
+      clause(j, "inputs_unchanged",
+             checksum(inputs_) == before && first_broken_guard(inputs_).empty() ? "" : "an input changed");
       op_.blank_unspecified(c_, inputs_, outputs);
       common(j, outputs);
     }
@@ -68,12 +70,14 @@ class Check {
     std::ptrdiff_t where = 0;
     const std::string name = first_broken_guard(outputs, &where);
     clause(j, "writes_inside_outputs",
-           name.empty() ? "" : fmt::format("{} was written at byte {} of {}", name, where, outputs.at(name).bytes()));
+           name.empty()
+               ? ""
+               : fmt::format("{} was written at byte {} of {}", name, where, outputs.at(name).bytes()));
   }
 
   // Runs again under `with` and compares bytes; asked only where the implementation promises the clause.
-  void rerun(Judgement& j, const TensorSet& outputs, std::string_view name, std::uint8_t poison, RunOptions with,
-             const TensorSet& inputs, std::size_t misalign) {
+  void rerun(Judgement& j, const TensorSet& outputs, std::string_view name, std::uint8_t poison,
+             RunOptions with, const TensorSet& inputs, std::size_t misalign) {
     if (const auto why = impl_.not_promised(name)) {
       j.clauses.push_back({std::string(name), Verdict::kSkip, "not promised: " + *why});
       return;
@@ -88,7 +92,8 @@ class Check {
       clause(j, name, "");
       return;
     }
-    const double first = outputs.at(differs).view().at(element), second = again.at(differs).view().at(element);
+    const double first = outputs.at(differs).view().at(element),
+                 second = again.at(differs).view().at(element);
     clause(j, name, fmt::format("{}: element {} was {} and became {}", differs, element, first, second));
   }
 
@@ -133,7 +138,8 @@ class Check {
     Judgement self;
     op_.judge(c_, inputs_, expected_, own, self);
     if (self.failed > 0)
-      j.raise(Verdict::kOracle, "the reference fails its own judge (" + self.reason + "): please report this case as a bug");
+      j.raise(Verdict::kOracle,
+              "the reference fails its own judge (" + self.reason + "): please report this case as a bug");
   }
 
   const Operator& op_;
@@ -198,7 +204,8 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
   return records;
 }
 
-Record judge_outputs(const Case& c, const TensorSet& inputs, const TensorSet& outputs, std::string_view implementation) {
+Record judge_outputs(const Case& c, const TensorSet& inputs, const TensorSet& outputs,
+                     std::string_view implementation) {
   const Operator& op = operator_of(c);
   const auto start = Clock::now();
   Record record = blank_record(c, implementation);

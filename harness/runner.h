@@ -18,26 +18,29 @@ struct CheckOptions {
 
 // Checks one case with each implementation; data and reference are made once. A refused case gives SKIP records. Never throws for
 // what an implementation does.
-std::vector<Record> check_case(const Case& c, std::span<const Implementation* const> implementations, const CheckOptions& options);
+std::vector<Record> check_case(const Case& c, std::span<const Implementation* const> implementations,
+                               const CheckOptions& options);
 
 // A record of this case that holds nothing but its names and the environment; and one without a comparison: why there is none.
 Record blank_record(const Case& c, std::string_view implementation);
 Record skipped_record(const Case& c, std::string_view implementation, Verdict verdict, std::string why);
 
 // Judges outputs that someone else computed.
-Record judge_outputs(const Case& c, const TensorSet& inputs, const TensorSet& outputs, std::string_view implementation);
+Record judge_outputs(const Case& c, const TensorSet& inputs, const TensorSet& outputs,
+                     std::string_view implementation);
 
 struct CampaignOptions {
   CheckOptions check;
-  int jobs = 1;                    // worker processes; a crash costs one case, not the run
-  double timeout_seconds = 60;     // per case
-  bool shrink = true;              // search the smallest failing case of each new failure
-  std::string suite;               // written into records
+  int jobs = 1;                 // worker processes; a crash costs one case, not the run
+  double timeout_seconds = 60;  // per case
+  bool shrink = true;           // search the smallest failing case of each new failure
+  std::string suite;            // written into records
   std::function<void(const Record&, std::size_t done, std::size_t total)> on_record;  // in case order
 };
 
 // Checks many cases, in order of `cases` whatever the number of jobs. Returns all records.
-std::vector<Record> run_campaign(const std::vector<Case>& cases, std::span<const Implementation* const> implementations,
+std::vector<Record> run_campaign(const std::vector<Case>& cases,
+                                 std::span<const Implementation* const> implementations,
                                  const CampaignOptions& options);
 
 }  // namespace moecheck::harness

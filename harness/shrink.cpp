@@ -15,8 +15,10 @@ std::vector<Value> simpler(const Field& f, Value v, Value unmentioned) {
   const bool size = f.kind == FieldKind::kInt && f.max > 1;
   if (!size) return v == unmentioned ? std::vector<Value>{} : std::vector<Value>{unmentioned};
   std::vector<Value> values;
-  for (const std::int64_t i : {static_cast<std::int64_t>(f.min), std::int64_t{1}, std::int64_t{2}, v.i / 8, v.i / 4, v.i / 2, v.i - 1}) {
-    const bool known = std::any_of(values.begin(), values.end(), [i](const Value& seen) { return seen.i == i; });
+  for (const std::int64_t i : {static_cast<std::int64_t>(f.min), std::int64_t{1}, std::int64_t{2}, v.i / 8,
+                               v.i / 4, v.i / 2, v.i - 1}) {
+    const bool known =
+        std::any_of(values.begin(), values.end(), [i](const Value& seen) { return seen.i == i; });
     if (i < v.i && static_cast<double>(i) >= f.min && !known) values.push_back({i, v.r});
   }
   return values;
@@ -27,7 +29,9 @@ class Search {
   Search(const std::function<bool(const Case&)>& fails, double budget) : fails_(fails), budget_(budget) {}
 
   bool exhausted() const { return seconds() > budget_; }
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
 
   // Takes `candidate` as the best when it is legal and still fails.
   bool accept(Case& best, const Case& candidate) {
@@ -62,7 +66,7 @@ bool drop_edits(Search& search, Case& best) {
 bool lower_edits(Search& search, Case& best) {
   bool any = false;
   for (std::size_t i = 0; i < best.edits.size(); ++i) {
-    for (std::int64_t Edit::* part : {&Edit::row, &Edit::col}) {
+    for (std::int64_t Edit::*part : {&Edit::row, &Edit::col}) {
       Case candidate = best;
       if (candidate.edits[i].*part == 0) continue;
       candidate.edits[i].*part = 0;
@@ -98,7 +102,8 @@ bool shrink_pairs(Search& search, Case& best) {
     for (int b = 0; b < n; ++b) {
       const Field& fa = best.schema().fields[static_cast<std::size_t>(a)];
       const Field& fb = best.schema().fields[static_cast<std::size_t>(b)];
-      if (a == b || !fa.shrinks || !fb.shrinks || fa.kind != FieldKind::kInt || fb.kind != FieldKind::kInt) continue;
+      if (a == b || !fa.shrinks || !fb.shrinks || fa.kind != FieldKind::kInt || fb.kind != FieldKind::kInt)
+        continue;
       if (best.value(a).i < 2 || best.value(b).i < 2) continue;
       Case candidate = best;
       candidate.set_value(a, {best.value(a).i / 2, 0});
@@ -111,7 +116,8 @@ bool shrink_pairs(Search& search, Case& best) {
 
 }  // namespace
 
-ShrinkResult shrink(const Case& failing, const std::function<bool(const Case&)>& fails, double budget_seconds) {
+ShrinkResult shrink(const Case& failing, const std::function<bool(const Case&)>& fails,
+                    double budget_seconds) {
   Search search(fails, budget_seconds);
   Case best = failing;
   Case unnamed = failing;
@@ -120,7 +126,8 @@ ShrinkResult shrink(const Case& failing, const std::function<bool(const Case&)>&
   bool progress = true;
   while (progress && !search.exhausted()) {
     progress = drop_edits(search, best);
-    for (int i = 0; i < static_cast<int>(best.schema().fields.size()); ++i) progress = shrink_field(search, best, i) || progress;
+    for (int i = 0; i < static_cast<int>(best.schema().fields.size()); ++i)
+      progress = shrink_field(search, best, i) || progress;
     progress = lower_edits(search, best) || progress;
     if (!progress) progress = shrink_pairs(search, best);
   }

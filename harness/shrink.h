@@ -13,6 +13,7 @@ struct ShrinkResult {
 };
 
 // `fails` says whether a case shows the failure; it is asked only of cases their operator does not refuse.
-ShrinkResult shrink(const Case& failing, const std::function<bool(const Case&)>& fails, double budget_seconds = 4);
+ShrinkResult shrink(const Case& failing, const std::function<bool(const Case&)>& fails,
+                    double budget_seconds = 4);
 
 }  // namespace moecheck::harness

@@ -87,7 +87,9 @@ const Tensor* TensorSet::find(std::string_view name) const {
   return nullptr;
 }
 
-Tensor* TensorSet::find(std::string_view name) { return const_cast<Tensor*>(std::as_const(*this).find(name)); }
+Tensor* TensorSet::find(std::string_view name) {
+  return const_cast<Tensor*>(std::as_const(*this).find(name));
+}
 
 const Tensor& TensorSet::at(std::string_view name) const {
   const Tensor* t = find(name);
@@ -152,13 +154,15 @@ void require_specs(const TensorSet& given, const std::vector<TensorSpec>& specs,
     const Tensor* t = given.find(s.name);
     if (t == nullptr)
       throw UsageError(fmt::format("{}: tensor '{}' is missing: the case needs {} {}{}", what, s.name,
-                                   reference::name(s.dtype), to_string(s.shape), s.doc.empty() ? "" : ", " + s.doc));
+                                   reference::name(s.dtype), to_string(s.shape),
+                                   s.doc.empty() ? "" : ", " + s.doc));
     if (t->dtype() != s.dtype)
-      throw UsageError(fmt::format("{}: tensor '{}' is {}: the case needs {}; convert it, or change the case's dtype field",
-                                   what, s.name, reference::name(t->dtype()), reference::name(s.dtype)));
+      throw UsageError(fmt::format(
+          "{}: tensor '{}' is {}: the case needs {}; convert it, or change the case's dtype field", what,
+          s.name, reference::name(t->dtype()), reference::name(s.dtype)));
     if (!(t->shape() == s.shape))
-      throw UsageError(fmt::format("{}: tensor '{}' has shape {}: the case needs {}", what, s.name, to_string(t->shape()),
-                                   to_string(s.shape)));
+      throw UsageError(fmt::format("{}: tensor '{}' has shape {}: the case needs {}", what, s.name,
+                                   to_string(t->shape()), to_string(s.shape)));
   }
   for (const Tensor& t : given.tensors()) {
     bool known = false;
@@ -166,8 +170,8 @@ void require_specs(const TensorSet& given, const std::vector<TensorSpec>& specs,
     if (!known) {
       std::vector<std::string> names;
       for (const TensorSpec& s : specs) names.push_back(s.name);
-      throw UsageError(fmt::format("{}: tensor '{}' is not one the case knows ({}): rename or remove it", what, t.name(),
-                                   fmt::join(names, ", ")));
+      throw UsageError(fmt::format("{}: tensor '{}' is not one the case knows ({}): rename or remove it",
+                                   what, t.name(), fmt::join(names, ", ")));
     }
   }
 }

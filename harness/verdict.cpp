@@ -31,11 +31,13 @@ bool is_failure(Verdict v) {
     case Verdict::kMistrusted:
     case Verdict::kOracle:
     case Verdict::kCrash:
-    case Verdict::kTimeout: return true;
+    case Verdict::kTimeout:
+      return true;
     case Verdict::kPass:
     case Verdict::kUndecided:
     case Verdict::kSkip:
-    case Verdict::kWaived: return false;
+    case Verdict::kWaived:
+      return false;
   }
   return true;
 }

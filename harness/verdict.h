@@ -11,15 +11,15 @@ namespace moecheck::harness {
 
 enum class Verdict : std::uint8_t {
   kPass,
-  kFail,        // an element is beyond its proven bound, or a clause of the contract is broken
-  kSuspect,     // within the proven bound, beyond 6 sigma: no honest implementation is expected there in 1e9 elements
-  kUndecided,   // right up to near-ties that the inputs leave open; counted, never a failure
+  kFail,  // an element is beyond its proven bound, or a clause of the contract is broken
+  kSuspect,  // within the proven bound, beyond 6 sigma: no honest implementation is expected there in 1e9 elements
+  kUndecided,  // right up to near-ties that the inputs leave open; counted, never a failure
   kMistrusted,  // it matched, but the check could not have failed: reference all zero, or bounds as large as the data
-  kOracle,      // two references disagree: a bug of moecheck, not of the implementation
-  kSkip,        // not run, with a reason
-  kCrash,       // the process that ran it died
+  kOracle,  // two references disagree: a bug of moecheck, not of the implementation
+  kSkip,    // not run, with a reason
+  kCrash,   // the process that ran it died
   kTimeout,
-  kWaived,      // a known failure, with its issue
+  kWaived,  // a known failure, with its issue
 };
 
 std::string_view name(Verdict v);  // "PASS", "FAIL", ...
@@ -34,7 +34,7 @@ struct Element {
   std::string output;
   std::vector<std::int64_t> index;  // coordinates in the output
   double expected = 0;              // the reference's value, before rounding to the output's dtype
-  double low = 0, high = 0;         // the accepted results: [round(expected - bound), round(expected + bound)]
+  double low = 0, high = 0;  // the accepted results: [round(expected - bound), round(expected + bound)]
   double got = 0;
   double error = 0;  // |got - expected|
   double bound = 0;  // the error at which it fails
@@ -53,7 +53,7 @@ struct Metrics {
 
 // One clause of the contract or one metamorphic relation, beside the comparison itself.
 struct ClauseResult {
-  std::string name;    // "determinism", "token_permutation", ...
+  std::string name;  // "determinism", "token_permutation", ...
   Verdict verdict = Verdict::kPass;
   std::string detail;  // what broke, or why it was not asked
 };
@@ -61,14 +61,14 @@ struct ClauseResult {
 // The comparison of one run's outputs with the reference.
 struct Judgement {
   Verdict verdict = Verdict::kPass;
-  std::string reason;             // one sentence; empty on PASS
-  std::string cause;              // the likely cause, where known
-  std::int64_t elements = 0;      // compared
-  std::int64_t failed = 0;        // beyond the proven bound
+  std::string reason;         // one sentence; empty on PASS
+  std::string cause;          // the likely cause, where known
+  std::int64_t elements = 0;  // compared
+  std::int64_t failed = 0;    // beyond the proven bound
   std::int64_t suspect = 0;
-  std::int64_t undecided = 0;     // rows or elements left open by near-ties
-  double headroom = 0;            // the largest error / bound, on a pass too
-  std::optional<Element> worst;   // the element with the largest ratio
+  std::int64_t undecided = 0;    // rows or elements left open by near-ties
+  double headroom = 0;           // the largest error / bound, on a pass too
+  std::optional<Element> worst;  // the element with the largest ratio
   Metrics metrics;
   std::vector<ClauseResult> clauses;
 

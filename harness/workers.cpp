@@ -29,7 +29,8 @@ using Clock = std::chrono::steady_clock;
 class Counter {
  public:
   Counter() {
-    void* p = mmap(nullptr, sizeof(std::atomic<std::uint64_t>), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void* p = mmap(nullptr, sizeof(std::atomic<std::uint64_t>), PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) fail("mmap");
     next_ = new (p) std::atomic<std::uint64_t>(0);
   }
@@ -79,7 +80,8 @@ struct Worker {
 };
 
 std::string how_it_ended(int status) {
-  if (WIFSIGNALED(status)) return fmt::format("signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
+  if (WIFSIGNALED(status))
+    return fmt::format("signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
   return fmt::format("exit status {}", WEXITSTATUS(status));
 }
 
@@ -138,7 +140,8 @@ class Pool {
       if (fds[i].revents != 0) read_from(i);
     }
     for (Worker& w : workers_) {
-      if (!w.open || w.timed_out || std::chrono::duration<double>(Clock::now() - w.since).count() <= options_.timeout_seconds)
+      if (!w.open || w.timed_out ||
+          std::chrono::duration<double>(Clock::now() - w.since).count() <= options_.timeout_seconds)
         continue;
       w.timed_out = true;
       kill(w.pid, SIGKILL);
@@ -181,8 +184,9 @@ class Pool {
     while (waitpid(w.pid, &status, 0) < 0 && errno == EINTR) {
     }
     if (w.open) {
-      outcomes_[*w.open] = {w.timed_out ? fmt::format("no end after {} s", options_.timeout_seconds) : how_it_ended(status), true,
-                            w.timed_out};
+      outcomes_[*w.open] = {
+          w.timed_out ? fmt::format("no end after {} s", options_.timeout_seconds) : how_it_ended(status),
+          true, w.timed_out};
       start();  // someone must do what is left
     } else if (status != 0) {
       throw std::runtime_error("a worker ended between cases: " + how_it_ended(status));

@@ -210,7 +210,8 @@ class Gating {
   // The reference's own selection: undecided pairs by value, then by the tie rule (kAny: the lower index).
   // ids [topk] in output order (SlotOrder::kAny: as kScore).
   // masked[k], where asked for: ids[k] won from outside the selected groups (Masked::kZero).
-  void select(const GatingRow& row, std::vector<std::int64_t>& ids, std::vector<bool>* masked = nullptr) const;
+  void select(const GatingRow& row, std::vector<std::int64_t>& ids,
+              std::vector<bool>* masked = nullptr) const;
 
   // Weights of all slots for routed experts `ids` [topk] (whoever chose them): weights [topk + shared].
   // masked[k], where given, says that ids[k] won as a masked candidate (Masked::kZero): without a bias its

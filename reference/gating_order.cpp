@@ -82,7 +82,8 @@ bool Gating::same_group_score(const GatingRow& row, std::int64_t a, std::int64_t
 }
 
 // One scan with insertion: most experts fall at the first comparison with the topk-th so far.
-void Gating::select(const GatingRow& row, std::vector<std::int64_t>& ids, std::vector<bool>* masked_ids) const {
+void Gating::select(const GatingRow& row, std::vector<std::int64_t>& ids,
+                    std::vector<bool>* masked_ids) const {
   const auto& p = options_.policy;
   const auto per_group = experts_per_group();
   const auto topk = static_cast<std::size_t>(options_.topk);
@@ -120,7 +121,8 @@ void Gating::select(const GatingRow& row, std::vector<std::int64_t>& ids, std::v
   if (p.order == SlotOrder::kId) std::sort(ids.begin(), ids.end());
   if (masked_ids == nullptr) return;
   masked_ids->clear();
-  for (const std::int64_t e : ids) masked_ids->push_back(options_.groups > 1 && !group_is_selected(e / per_group));
+  for (const std::int64_t e : ids)
+    masked_ids->push_back(options_.groups > 1 && !group_is_selected(e / per_group));
 }
 
 void remap_experts(const std::vector<std::int64_t>& logical_to_physical, std::int64_t* ids, std::int64_t n) {

@@ -148,7 +148,9 @@ Bounded Gating::shared_weight(const GatingRow& row, std::int64_t slot, const Bou
                   ? quotient(routed_sum, sum_with(routed_sum, {}), p.epsilon, 3 * topk + 2 * kDivideUlps)
                   : routed_sum;
   w = times(w, 1 / rsf, kDivideUlps + 1);
-  if (narrow != DType::kF32) {  // the steps before the last: roundings of known numbers are no noise, so sigma has all of them
+  if (narrow !=
+      DType::
+          kF32) {  // the steps before the last: roundings of known numbers are no noise, so sigma has all of them
     const double steps = 1.5 * unit_roundoff(narrow) * w.value;
     w.proven += steps;
     w.sigma += steps;

@@ -41,10 +41,14 @@ struct ConstView {
   explicit operator bool() const { return data != nullptr; }
   double at(std::int64_t i) const { return load(dtype, data, i); }
   double at(std::int64_t i, std::int64_t j) const { return at(i * shape[1] + j); }
-  double at(std::int64_t i, std::int64_t j, std::int64_t k) const { return at((i * shape[1] + j) * shape[2] + k); }
+  double at(std::int64_t i, std::int64_t j, std::int64_t k) const {
+    return at((i * shape[1] + j) * shape[2] + k);
+  }
   std::int64_t int_at(std::int64_t i) const { return load_int(dtype, data, i); }
   template <class T>
-  const T* as() const { return static_cast<const T*>(data); }
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
 };
 
 struct View {
@@ -58,7 +62,9 @@ struct View {
   void set(std::int64_t i, double value) const { store(dtype, data, i, value); }
   void set_int(std::int64_t i, std::int64_t value) const { store_int(dtype, data, i, value); }
   template <class T>
-  T* as() const { return static_cast<T*>(data); }
+  T* as() const {
+    return static_cast<T*>(data);
+  }
 };
 
 }  // namespace moecheck::reference

@@ -10,12 +10,14 @@ namespace moecheck::harness {
 
 class Altered final : public Implementation {
  public:
-  using After = std::function<void(const Case&, const TensorSet& inputs, TensorSet& outputs, const RunOptions&)>;
+  using After =
+      std::function<void(const Case&, const TensorSet& inputs, TensorSet& outputs, const RunOptions&)>;
   explicit Altered(After after) : after_(std::move(after)) {}
   std::string_view name() const override { return "altered"; }
   std::string_view summary() const override { return "the reference, altered"; }
   std::optional<std::string> unsupported(const Case&) const override { return std::nullopt; }
-  void run(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions& options) const override {
+  void run(const Case& c, const TensorSet& inputs, TensorSet& outputs,
+           const RunOptions& options) const override {
     const Operator& op = operator_of(c);
     op.reference_outputs(c, inputs, *op.reference(c, inputs), outputs);
     after_(c, inputs, outputs, options);

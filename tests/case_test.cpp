@@ -12,7 +12,8 @@ namespace {
 
 // Every field at random within its range, with a model, a policy and edits.
 Case arbitrary_case() {
-  const Operator* op = *rc::gen::elementOf(std::vector<const Operator*>(operators().begin(), operators().end()));
+  const Operator* op =
+      *rc::gen::elementOf(std::vector<const Operator*>(operators().begin(), operators().end()));
   const Schema& s = op->schema();
   Case c(s);
   if (*rc::gen::arbitrary<bool>()) c.set("model", *rc::gen::elementOf(model_names()));
@@ -22,8 +23,10 @@ Case arbitrary_case() {
     if (*rc::gen::inRange(0, 3) > 0) continue;
     Value v = f.value;
     if (f.kind == FieldKind::kInt)
-      v.i = *rc::gen::inRange<std::int64_t>(static_cast<std::int64_t>(f.min), static_cast<std::int64_t>(f.max) + 1);
-    if (f.kind == FieldKind::kChoice) v.i = *rc::gen::inRange<std::int64_t>(0, static_cast<std::int64_t>(f.choices.size()));
+      v.i = *rc::gen::inRange<std::int64_t>(static_cast<std::int64_t>(f.min),
+                                            static_cast<std::int64_t>(f.max) + 1);
+    if (f.kind == FieldKind::kChoice)
+      v.i = *rc::gen::inRange<std::int64_t>(0, static_cast<std::int64_t>(f.choices.size()));
     if (f.kind == FieldKind::kReal) v.r = f.min + (f.max - f.min) * *rc::gen::inRange(0, 1001) / 1000.0;
     c.set_value(i, v);
   }
@@ -101,21 +104,20 @@ TEST_P(BadLines, AreRefusedInWords) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Case, BadLines,
-                         testing::Values(BadLine{"", "empty"}, BadLine{"gatng tokens=4", "did you mean gating?"},
-                                         BadLine{"gating tokns=4", "did you mean tokens?"},
-                                         BadLine{"gating tokens=four", "not a whole number"},
-                                         BadLine{"gating tokens=-1", "out of range"},
-                                         BadLine{"gating tokens=4 tokens=5", "given twice"},
-                                         BadLine{"gating tokens", "write name=value"},
-                                         BadLine{"gating scoring=sigmod", "did you mean sigmoid?"},
-                                         BadLine{"gating policy=vllm_cda", "did you mean vllm_cuda?"},
-                                         BadLine{"gating model=glm-4.8", "did you mean glm-4"},
-                                         BadLine{"gating rsf=nan", "not a number"}, BadLine{"gating rsf=1e9", "out of range"},
-                                         BadLine{"gating seed=-3", "seed=-3"}, BadLine{"gating edit=nan:1", "write nan:ROW:COL"},
-                                         BadLine{"gating edit=nan:1:-2", "non-negative"},
-                                         BadLine{"gating edit=nam:1:2", "not an edit"},
-                                         BadLine{"gating tokens=99999999999999999999", "not a whole number"}));
+INSTANTIATE_TEST_SUITE_P(
+    Case, BadLines,
+    testing::Values(
+        BadLine{"", "empty"}, BadLine{"gatng tokens=4", "did you mean gating?"},
+        BadLine{"gating tokns=4", "did you mean tokens?"},
+        BadLine{"gating tokens=four", "not a whole number"}, BadLine{"gating tokens=-1", "out of range"},
+        BadLine{"gating tokens=4 tokens=5", "given twice"}, BadLine{"gating tokens", "write name=value"},
+        BadLine{"gating scoring=sigmod", "did you mean sigmoid?"},
+        BadLine{"gating policy=vllm_cda", "did you mean vllm_cuda?"},
+        BadLine{"gating model=glm-4.8", "did you mean glm-4"}, BadLine{"gating rsf=nan", "not a number"},
+        BadLine{"gating rsf=1e9", "out of range"}, BadLine{"gating seed=-3", "seed=-3"},
+        BadLine{"gating edit=nan:1", "write nan:ROW:COL"}, BadLine{"gating edit=nan:1:-2", "non-negative"},
+        BadLine{"gating edit=nam:1:2", "not an edit"},
+        BadLine{"gating tokens=99999999999999999999", "not a whole number"}));
 
 }  // namespace
 }  // namespace moecheck::harness

@@ -40,7 +40,9 @@ class Cli : public testing::Test {
   }
   void TearDown() override { fs::remove_all(dir_); }
   std::string path(const char* name) const { return (dir_ / name).string(); }
-  std::size_t files() const { return static_cast<std::size_t>(std::distance(fs::directory_iterator(dir_), fs::directory_iterator())); }
+  std::size_t files() const {
+    return static_cast<std::size_t>(std::distance(fs::directory_iterator(dir_), fs::directory_iterator()));
+  }
 
   fs::path dir_;
 };
@@ -48,25 +50,30 @@ class Cli : public testing::Test {
 TEST_F(Cli, DumpRunJudgeRoundTrip) {
   const Ran dumped = moecheck("repro 'gating tokens=2 experts=8 topk=2' --dump " + path("d"));
   ASSERT_EQ(dumped.code, 0) << dumped.text;
-  const Ran judged = moecheck("judge gating --inputs " + path("d/inputs.safetensors") + " --outputs " + path("d/expected.safetensors"));
+  const Ran judged = moecheck("judge gating --inputs " + path("d/inputs.safetensors") + " --outputs " +
+                              path("d/expected.safetensors"));
   EXPECT_EQ(judged.code, 0) << judged.text;
   EXPECT_NE(judged.text.find("PASS"), std::string::npos) << judged.text;
-  const Ran run = moecheck("run gating --impl 'cpu!scale_dropped' --inputs " + path("d/inputs.safetensors") + " --case 'policy=vllm_torch tokens=2 experts=8 topk=2' --outputs " + path("o"));
+  const Ran run = moecheck("run gating --impl 'cpu!scale_dropped' --inputs " + path("d/inputs.safetensors") +
+                           " --case 'policy=vllm_torch tokens=2 experts=8 topk=2' --outputs " + path("o"));
   ASSERT_EQ(run.code, 0) << run.text;
-  const Ran wrong = moecheck("judge gating --case 'policy=vllm_torch tokens=2 experts=8 topk=2' --inputs " + path("d/inputs.safetensors") + " --outputs " + path("o"));
+  const Ran wrong = moecheck("judge gating --case 'policy=vllm_torch tokens=2 experts=8 topk=2' --inputs " +
+                             path("d/inputs.safetensors") + " --outputs " + path("o"));
   EXPECT_EQ(wrong.code, 1) << wrong.text;
   EXPECT_NE(wrong.text.find("routed_scaling_factor is not applied"), std::string::npos) << wrong.text;
 }
 
 TEST_F(Cli, RecordsReportAndJUnitAreWritten) {
-  const Ran r = moecheck("check gating --impl cpu --case 'tokens=2 experts=8 topk=2' --records " + path("r.jsonl") + " --junit " + path("j.xml") + " --report " + path("h.html"));
+  const Ran r = moecheck("check gating --impl cpu --case 'tokens=2 experts=8 topk=2' --records " +
+                         path("r.jsonl") + " --junit " + path("j.xml") + " --report " + path("h.html"));
   EXPECT_EQ(r.code, 0) << r.text;
   EXPECT_EQ(files(), 3u);
   EXPECT_EQ(moecheck("report " + path("r.jsonl") + " -o " + path("again.html")).code, 0);
 }
 
 TEST_F(Cli, AFailingCheckExitsWithOneAndPrintsTheReproLine) {
-  const Ran r = moecheck("check moe_block --fault routed_scale_on_shared_slot --model glm-4.7 --suite models --jobs 2");
+  const Ran r =
+      moecheck("check moe_block --fault routed_scale_on_shared_slot --model glm-4.7 --suite models --jobs 2");
   EXPECT_EQ(r.code, 1) << r.text;
   EXPECT_NE(r.text.find("vllm#44313"), std::string::npos) << "the cause is named";
   EXPECT_NE(r.text.find("moecheck repro '"), std::string::npos);
@@ -82,7 +89,9 @@ TEST_F(Cli, TheScaleBugShrinksAndRepeats) {
   EXPECT_EQ(again.code, 1) << again.text;
   EXPECT_NE(line.find("experts=1"), std::string::npos) << line;
   EXPECT_NE(line.find("tokens=1"), std::string::npos) << line;
-  const Ran named = moecheck("diagnose scale --case 'moe_block model=glm-4.7 tokens=2 hidden=64 intermediate=32' --impl 'cpu!routed_scale_on_shared_slot'");
+  const Ran named = moecheck(
+      "diagnose scale --case 'moe_block model=glm-4.7 tokens=2 hidden=64 intermediate=32' --impl "
+      "'cpu!routed_scale_on_shared_slot'");
   EXPECT_EQ(named.code, 1) << named.text;
   EXPECT_NE(named.text.find("vllm#44313"), std::string::npos) << named.text;
 }
@@ -97,7 +106,8 @@ class CliRefuses : public Cli, public testing::WithParamInterface<BadUse> {};
 
 TEST_P(CliRefuses, WithExitCodeTwoAndARemedy) {
   std::string arguments = GetParam().arguments;
-  for (std::size_t at; (at = arguments.find('@')) != std::string::npos;) arguments.replace(at, 1, dir_.string());
+  for (std::size_t at; (at = arguments.find('@')) != std::string::npos;)
+    arguments.replace(at, 1, dir_.string());
   std::ofstream(dir_ / "garbage") << "this is no tensor file, whatever its name says";
   const Ran r = moecheck(arguments);
   EXPECT_EQ(r.code, 2) << r.text;
@@ -107,7 +117,8 @@ TEST_P(CliRefuses, WithExitCodeTwoAndARemedy) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cli, CliRefuses,
-    testing::Values(BadUse{"verb", "chekc", "chekc"}, BadUse{"operator", "check gatng", "did you mean gating?"},
+    testing::Values(BadUse{"verb", "chekc", "chekc"},
+                    BadUse{"operator", "check gatng", "did you mean gating?"},
                     BadUse{"implementation", "check gating --impl cuda", "cpu"},
                     BadUse{"fault", "check gating --fault nonsense", "moecheck list faults"},
                     BadUse{"suite", "check gating --suite quik", "did you mean quick?"},
@@ -115,14 +126,17 @@ INSTANTIATE_TEST_SUITE_P(
                     BadUse{"model", "check gating --model glm", "did you mean glm-4"},
                     BadUse{"case", "check --case 'gating tokens=many'", "not a whole number"},
                     BadUse{"suite_and_case", "check --suite quick --case 'gating'", "exclude each other"},
-                    BadUse{"records_folder", "check gating --case tokens=1 --records @/none/r.jsonl", "cannot be written"},
+                    BadUse{"records_folder", "check gating --case tokens=1 --records @/none/r.jsonl",
+                           "cannot be written"},
                     BadUse{"report_folder", "check gating --case tokens=1 --report @/none/r.html", "r.html"},
                     BadUse{"cases_file", "check --cases @/none", "cannot be read"},
                     BadUse{"repro_refused", "repro 'gating policy=sglang_fused experts=160'", "160"},
-                    BadUse{"judge_no_file", "judge gating --case tokens=1 --outputs @/none.safetensors", "none.safetensors"},
+                    BadUse{"judge_no_file", "judge gating --case tokens=1 --outputs @/none.safetensors",
+                           "none.safetensors"},
                     BadUse{"judge_garbage", "judge gating --case tokens=1 --outputs @/garbage", "garbage"},
                     BadUse{"judge_no_case", "judge gating --outputs @/garbage", "--case is needed"},
-                    BadUse{"run_unwritable", "run gating --case tokens=1 --outputs @/none/o.safetensors", "o.safetensors"},
+                    BadUse{"run_unwritable", "run gating --case tokens=1 --outputs @/none/o.safetensors",
+                           "o.safetensors"},
                     BadUse{"report_garbage", "report @/garbage -o @/h.html", "garbage"},
                     BadUse{"diagnose_nothing", "diagnose scale", "--case or --tensors"},
                     BadUse{"list_topic", "list kernels", "operators"}),
@@ -130,7 +144,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_F(Cli, WrongShapesNameTheTensor) {
   ASSERT_EQ(moecheck("repro 'gating tokens=2 experts=8 topk=2' --impl cpu --dump " + path("d")).code, 0);
-  const Ran r = moecheck("judge gating --case 'tokens=3 experts=8 topk=2' --inputs " + path("d/inputs.safetensors") + " --outputs " + path("d/expected.safetensors"));
+  const Ran r = moecheck("judge gating --case 'tokens=3 experts=8 topk=2' --inputs " +
+                         path("d/inputs.safetensors") + " --outputs " + path("d/expected.safetensors"));
   EXPECT_EQ(r.code, 2) << r.text;
   EXPECT_NE(r.text.find("router_logits"), std::string::npos) << r.text;
   EXPECT_NE(r.text.find("[3, 8]"), std::string::npos) << r.text;
@@ -142,12 +157,14 @@ TEST_F(Cli, NothingToRunIsExitCodeThree) {
 }
 
 TEST_F(Cli, EveryVerbHasHelpAndEveryTopicAList) {
-  for (const char* verb : {"", "check", "repro", "run", "judge", "diagnose", "diagnose scale", "list", "bench", "bench operators", "bench judging", "report"}) {
+  for (const char* verb : {"", "check", "repro", "run", "judge", "diagnose", "diagnose scale", "list",
+                           "bench", "bench operators", "bench judging", "report"}) {
     const Ran r = moecheck(std::string(verb) + " --help");
     EXPECT_EQ(r.code, 0) << verb;
     EXPECT_LT(std::count(r.text.begin(), r.text.end(), '\n'), 60) << "one page: " << verb;
   }
-  for (const char* topic : {"operators", "implementations", "policies", "models", "suites", "clauses", "faults"})
+  for (const char* topic :
+       {"operators", "implementations", "policies", "models", "suites", "clauses", "faults"})
     for (const char* form : {"", " --json"}) {
       const Ran r = moecheck(std::string("list ") + topic + form);
       EXPECT_EQ(r.code, 0) << topic;

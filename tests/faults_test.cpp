@@ -35,14 +35,16 @@ TEST_P(PlantedFaults, IsKilled) {
       if (!is_failure(r.result.verdict)) continue;
       RecordProperty("killed_by", killer(r));
       RecordProperty("suite", std::string(name(suite)));
-      fmt::print("{:<32} {:<28} {:<12} after {:>4} cases: {}\n", fault.name, killer(r), name(suite), asked, r.case_line);
+      fmt::print("{:<32} {:<28} {:<12} after {:>4} cases: {}\n", fault.name, killer(r), name(suite), asked,
+                 r.case_line);
       return;
     }
   }
   FAIL() << fault.name << " survived " << asked << " cases: " << fault.what;
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, PlantedFaults, testing::ValuesIn(planted_faults().begin(), planted_faults().end()),
+INSTANTIATE_TEST_SUITE_P(Cpu, PlantedFaults,
+                         testing::ValuesIn(planted_faults().begin(), planted_faults().end()),
                          [](const auto& test) { return std::string(test.param.name); });
 
 TEST(PlantedFaults, AreManyAndEveryOperatorHasSome) {

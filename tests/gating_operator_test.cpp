@@ -26,9 +26,13 @@ void flip_last_bit(TensorSet& out, std::int64_t row, std::int64_t slots = 4) {
   out.at("topk_weights").data()[row * slots * 4] ^= std::byte{1};
 }
 
-Verdict verdict(const std::string& line, Altered::After after) { return check_altered(line, std::move(after)).result.verdict; }
+Verdict verdict(const std::string& line, Altered::After after) {
+  return check_altered(line, std::move(after)).result.verdict;
+}
 
-TEST(GatingJudge, AcceptsTheReference) { EXPECT_EQ(verdict(kLine, [](auto&&...) {}), Verdict::kPass); }
+TEST(GatingJudge, AcceptsTheReference) {
+  EXPECT_EQ(verdict(kLine, [](auto&&...) {}), Verdict::kPass);
+}
 
 struct WrongIds {
   const char* what;
@@ -38,7 +42,9 @@ struct WrongIds {
 class GatingJudgeRejects : public testing::TestWithParam<WrongIds> {};
 
 TEST_P(GatingJudgeRejects, It) {
-  const Record r = check_altered(kLine, [](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) { GetParam().change(out); });
+  const Record r = check_altered(kLine, [](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
+    GetParam().change(out);
+  });
   EXPECT_EQ(r.result.verdict, Verdict::kFail) << GetParam().what;
   ASSERT_TRUE(r.result.worst);
   EXPECT_FALSE(r.result.reason.empty());
@@ -48,19 +54,25 @@ INSTANTIATE_TEST_SUITE_P(
     Gating, GatingJudgeRejects,
     testing::Values(
         WrongIds{"an id past the last expert", [](TensorSet& o) { o.view("topk_ids").set_int(1, 32); }},
-        WrongIds{"an id of -1 in a row that is no padding", [](TensorSet& o) { o.view("topk_ids").set_int(1, -1); }},
-        WrongIds{"an expert selected twice",
-                 [](TensorSet& o) {
-                   o.view("topk_ids").set_int(1, load_int(o.at("topk_ids").dtype(), o.at("topk_ids").data(), 0));
-                 }},
+        WrongIds{"an id of -1 in a row that is no padding",
+                 [](TensorSet& o) { o.view("topk_ids").set_int(1, -1); }},
+        WrongIds{
+            "an expert selected twice",
+            [](TensorSet& o) {
+              o.view("topk_ids").set_int(1, load_int(o.at("topk_ids").dtype(), o.at("topk_ids").data(), 0));
+            }},
         WrongIds{"slots in another order", [](TensorSet& o) { swap_slots(o, 0, 1); }},
         WrongIds{"weights paired with other experts",
                  [](TensorSet& o) {
                    const double a = o.view("topk_weights").at(0), b = o.view("topk_weights").at(3);
                    o.view("topk_weights").set(0, b), o.view("topk_weights").set(3, a);
                  }},
-        WrongIds{"a weight half a percent off", [](TensorSet& o) { o.view("topk_weights").set(0, o.view("topk_weights").at(0) * 1.005); }},
-        WrongIds{"a weight 64 ulp off", [](TensorSet& o) { o.view("topk_weights").set(0, o.view("topk_weights").at(0) * (1 + 0x1p-17)); }},
+        WrongIds{"a weight half a percent off",
+                 [](TensorSet& o) { o.view("topk_weights").set(0, o.view("topk_weights").at(0) * 1.005); }},
+        WrongIds{"a weight 64 ulp off",
+                 [](TensorSet& o) {
+                   o.view("topk_weights").set(0, o.view("topk_weights").at(0) * (1 + 0x1p-17));
+                 }},
         WrongIds{"NaN", [](TensorSet& o) { o.view("topk_weights").set(0, std::nan("")); }},
         WrongIds{"rows exchanged", [](TensorSet& o) {
                    for (int k = 0; k < 4; ++k) swap_slots(o, k, 4 + k);
@@ -68,20 +80,21 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(GatingJudge, AnExpertOfAGroupThatIsNotSelectedFails) {
   // The lowest expert of the worst group takes the last slot.
-  const Record r = check_altered(kLine, [](const Case& c, const TensorSet& in, TensorSet& out, const RunOptions&) {
-    const auto e = gating_expected(gating_options(c), in);
-    std::int64_t worst = 0;
-    for (std::int64_t g = 1; g < 4; ++g)
-      if (e->gating.group_order(e->rows[0], worst, g) == reference::Order::kBefore) worst = g;
-    std::vector<std::int64_t> ids = e->selections[0];
-    ids[3] = worst * 8;
-    std::vector<reference::Bounded> w;
-    e->gating.weights(e->rows[0], ids, w);
-    for (std::size_t k = 0; k < 4; ++k) {
-      out.view("topk_ids").set_int(static_cast<std::int64_t>(k), ids[k]);
-      out.view("topk_weights").set(static_cast<std::int64_t>(k), w[k].value);
-    }
-  });
+  const Record r =
+      check_altered(kLine, [](const Case& c, const TensorSet& in, TensorSet& out, const RunOptions&) {
+        const auto e = gating_expected(gating_options(c), in);
+        std::int64_t worst = 0;
+        for (std::int64_t g = 1; g < 4; ++g)
+          if (e->gating.group_order(e->rows[0], worst, g) == reference::Order::kBefore) worst = g;
+        std::vector<std::int64_t> ids = e->selections[0];
+        ids[3] = worst * 8;
+        std::vector<reference::Bounded> w;
+        e->gating.weights(e->rows[0], ids, w);
+        for (std::size_t k = 0; k < 4; ++k) {
+          out.view("topk_ids").set_int(static_cast<std::int64_t>(k), ids[k]);
+          out.view("topk_weights").set(static_cast<std::int64_t>(k), w[k].value);
+        }
+      });
   EXPECT_EQ(r.result.verdict, Verdict::kFail);
   EXPECT_NE(r.result.reason.find("group"), std::string::npos) << r.result.reason;
 }
@@ -129,21 +142,25 @@ TEST(GatingJudge, AnExactTieFollowsThePolicysRule) {
 TEST(GatingJudge, SharedSlotsAndPaddingAreChecked) {
   const std::string shared = "gating tokens=3 experts=32 topk=4 shared_slots=1 policy=sglang_fused";
   EXPECT_EQ(verdict(shared, [](auto&&...) {}), Verdict::kPass);
-  EXPECT_EQ(verdict(shared, [](const Case&, const TensorSet&, TensorSet& o, const RunOptions&) { o.view("topk_ids").set_int(4, 31); }),
+  EXPECT_EQ(verdict(shared, [](const Case&, const TensorSet&, TensorSet& o,
+                               const RunOptions&) { o.view("topk_ids").set_int(4, 31); }),
             Verdict::kFail);
   // vllm#44313: the shared slot scaled as the routed ones.
-  EXPECT_EQ(verdict(shared, [](const Case&, const TensorSet&, TensorSet& o, const RunOptions&) { o.view("topk_weights").set(4, 1); }),
+  EXPECT_EQ(verdict(shared, [](const Case&, const TensorSet&, TensorSet& o,
+                               const RunOptions&) { o.view("topk_weights").set(4, 1); }),
             Verdict::kFail);
   const std::string padded = "gating tokens=3 padded=1 experts=32 topk=4 policy=sglang_fused";
   EXPECT_EQ(verdict(padded, [](auto&&...) {}), Verdict::kPass);
-  EXPECT_EQ(verdict(padded, [](const Case&, const TensorSet&, TensorSet& o, const RunOptions&) { o.view("topk_ids").set_int(8, 5); }),
+  EXPECT_EQ(verdict(padded, [](const Case&, const TensorSet&, TensorSet& o,
+                               const RunOptions&) { o.view("topk_ids").set_int(8, 5); }),
             Verdict::kFail);
 }
 
 TEST(GatingJudge, NamesTheLikelyCause) {
   const Record r = check_altered("gating tokens=3 experts=32 topk=4 policy=vllm_torch",
                                  [](const Case&, const TensorSet&, TensorSet& o, const RunOptions&) {
-                                   for (int i = 0; i < 12; ++i) o.view("topk_weights").set(i, o.view("topk_weights").at(i) / 2.5);
+                                   for (int i = 0; i < 12; ++i)
+                                     o.view("topk_weights").set(i, o.view("topk_weights").at(i) / 2.5);
                                  });
   EXPECT_EQ(r.result.cause, "routed_scaling_factor is not applied to the weights");
 }
@@ -160,7 +177,8 @@ TEST_P(GatingRelations, IsKeptByTheReferenceAndCanBreak) {
   const BrokenRelation& p = GetParam();
   const Record right = check_altered(p.line, [](auto&&...) {});
   ASSERT_NE(find_clause(right, p.relation), nullptr);
-  EXPECT_EQ(find_clause(right, p.relation)->verdict, Verdict::kPass) << find_clause(right, p.relation)->detail;
+  EXPECT_EQ(find_clause(right, p.relation)->verdict, Verdict::kPass)
+      << find_clause(right, p.relation)->detail;
   const Record wrong = check_altered(p.line, p.break_it);
   EXPECT_EQ(wrong.result.failed, 0) << "the comparison itself must not see it: " << wrong.result.reason;
   EXPECT_EQ(wrong.result.verdict, Verdict::kFail);
@@ -172,46 +190,48 @@ double first_logit(const TensorSet& in, std::int64_t row) { return in.view("rout
 
 INSTANTIATE_TEST_SUITE_P(
     Gating, GatingRelations,
-    testing::Values(
-        BrokenRelation{"token_permutation", kPlain,
-                       [](const Case& c, const TensorSet&, TensorSet& o, const RunOptions&) {
-                         if (c.integer("tokens") == 4) flip_last_bit(o, 1);
-                       }},
-        BrokenRelation{"batch_split", kPlain,
-                       [](const Case& c, const TensorSet&, TensorSet& o, const RunOptions&) {
-                         if (c.integer("tokens") == 1) flip_last_bit(o, 0);
-                       }},
-        BrokenRelation{"batch_growth", kPlain,
-                       [](const Case& c, const TensorSet&, TensorSet& o, const RunOptions&) {
-                         if (c.integer("tokens") > 512) flip_last_bit(o, 7);
-                       }},
-        BrokenRelation{"duplicate_token", kPlain,
-                       [](const Case& c, const TensorSet& in, TensorSet& o, const RunOptions&) {
-                         if (c.integer("tokens") == 4 && first_logit(in, 0) == first_logit(in, 3)) flip_last_bit(o, 3);
-                       }},
-        BrokenRelation{"padding_independence", "gating tokens=4 padded=2 experts=32 topk=4 policy=sglang_fused bias=f32",
-                       [](const Case&, const TensorSet& in, TensorSet& o, const RunOptions&) {
-                         if (std::isnan(first_logit(in, 3))) flip_last_bit(o, 0);
-                       }},
-        BrokenRelation{"expert_permutation", kPlain,
-                       [](const Case& c, const TensorSet& in, TensorSet& o, const RunOptions&) {
-                         TensorSet own(operator_of(c).inputs(c));
-                         operator_of(c).generate(c, own);
-                         const double moved = std::as_const(own).view("router_logits").at(0, 31);
-                         if (c.integer("tokens") == 4 && first_logit(in, 0) == moved) o.view("topk_weights").set(0, 7);
-                       }},
-        BrokenRelation{"dead_expert", kPlain,
-                       [](const Case&, const TensorSet& in, TensorSet& o, const RunOptions&) {
-                         for (int e = 0; e < 32; ++e)
-                           if (in.view("router_logits").at(0, e) < -8) {
-                             flip_last_bit(o, 0);
-                             return;
-                           }
-                       }},
-        BrokenRelation{"scale_applied_once", kPlain,
-                       [](const Case& c, const TensorSet&, TensorSet& o, const RunOptions&) {
-                         if (c.real("rsf") == 5) flip_last_bit(o, 0);
-                       }}),
+    testing::Values(BrokenRelation{"token_permutation", kPlain,
+                                   [](const Case& c, const TensorSet&, TensorSet& o, const RunOptions&) {
+                                     if (c.integer("tokens") == 4) flip_last_bit(o, 1);
+                                   }},
+                    BrokenRelation{"batch_split", kPlain,
+                                   [](const Case& c, const TensorSet&, TensorSet& o, const RunOptions&) {
+                                     if (c.integer("tokens") == 1) flip_last_bit(o, 0);
+                                   }},
+                    BrokenRelation{"batch_growth", kPlain,
+                                   [](const Case& c, const TensorSet&, TensorSet& o, const RunOptions&) {
+                                     if (c.integer("tokens") > 512) flip_last_bit(o, 7);
+                                   }},
+                    BrokenRelation{"duplicate_token", kPlain,
+                                   [](const Case& c, const TensorSet& in, TensorSet& o, const RunOptions&) {
+                                     if (c.integer("tokens") == 4 && first_logit(in, 0) == first_logit(in, 3))
+                                       flip_last_bit(o, 3);
+                                   }},
+                    BrokenRelation{"padding_independence",
+                                   "gating tokens=4 padded=2 experts=32 topk=4 policy=sglang_fused bias=f32",
+                                   [](const Case&, const TensorSet& in, TensorSet& o, const RunOptions&) {
+                                     if (std::isnan(first_logit(in, 3))) flip_last_bit(o, 0);
+                                   }},
+                    BrokenRelation{"expert_permutation", kPlain,
+                                   [](const Case& c, const TensorSet& in, TensorSet& o, const RunOptions&) {
+                                     TensorSet own(operator_of(c).inputs(c));
+                                     operator_of(c).generate(c, own);
+                                     const double moved = std::as_const(own).view("router_logits").at(0, 31);
+                                     if (c.integer("tokens") == 4 && first_logit(in, 0) == moved)
+                                       o.view("topk_weights").set(0, 7);
+                                   }},
+                    BrokenRelation{"dead_expert", kPlain,
+                                   [](const Case&, const TensorSet& in, TensorSet& o, const RunOptions&) {
+                                     for (int e = 0; e < 32; ++e)
+                                       if (in.view("router_logits").at(0, e) < -8) {
+                                         flip_last_bit(o, 0);
+                                         return;
+                                       }
+                                   }},
+                    BrokenRelation{"scale_applied_once", kPlain,
+                                   [](const Case& c, const TensorSet&, TensorSet& o, const RunOptions&) {
+                                     if (c.real("rsf") == 5) flip_last_bit(o, 0);
+                                   }}),
     [](const auto& test) { return std::string(test.param.relation); });
 
 }  // namespace

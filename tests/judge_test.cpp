@@ -19,7 +19,8 @@ Tensor tensor_of(DType dtype, const std::vector<double>& values) {
   return t;
 }
 
-Judgement judged(DType dtype, const std::vector<double>& got, const std::vector<Bounded>& expected, ElementRules rules = {}) {
+Judgement judged(DType dtype, const std::vector<double>& got, const std::vector<Bounded>& expected,
+                 ElementRules rules = {}) {
   Judgement j;
   judge_elements(j, tensor_of(dtype, got), expected, rules);
   return j;
@@ -36,7 +37,8 @@ TEST(Judge, ExactValuesPassAndTheNextNumberFails) {
 
 TEST(Judge, BothNeighboursAreRightNearAMidpointAndOnlyThere) {
   const double up = reference::next_up(DType::kBF16, 1), middle = (1 + up) / 2, bound = (up - 1) / 1000;
-  for (const double got : {1.0, up}) EXPECT_EQ(judged(DType::kBF16, {got}, {{middle, bound, bound}}).verdict, Verdict::kPass);
+  for (const double got : {1.0, up})
+    EXPECT_EQ(judged(DType::kBF16, {got}, {{middle, bound, bound}}).verdict, Verdict::kPass);
   EXPECT_EQ(judged(DType::kBF16, {up}, {{middle - 2 * bound, bound, bound}}).verdict, Verdict::kFail);
   EXPECT_EQ(judged(DType::kBF16, {1}, {{middle + 2 * bound, bound, bound}}).verdict, Verdict::kFail);
 }
@@ -74,10 +76,12 @@ TEST(Judge, TheWorstElementIsTheWrongOneWithItsCoordinates) {
 }
 
 TEST(Judge, ChecksThatCouldNotFailAreMistrusted) {
-  EXPECT_EQ(judged(DType::kF32, {0, 0}, {Bounded::exact(0), Bounded::exact(0)}).verdict, Verdict::kMistrusted);
+  EXPECT_EQ(judged(DType::kF32, {0, 0}, {Bounded::exact(0), Bounded::exact(0)}).verdict,
+            Verdict::kMistrusted);
   ElementRules zeros;
   zeros.may_be_zero = true;
-  EXPECT_EQ(judged(DType::kF32, {0, 0}, {Bounded::exact(0), Bounded::exact(0)}, zeros).verdict, Verdict::kPass);
+  EXPECT_EQ(judged(DType::kF32, {0, 0}, {Bounded::exact(0), Bounded::exact(0)}, zeros).verdict,
+            Verdict::kPass);
   EXPECT_EQ(judged(DType::kF32, {1}, {{1, 0.2, 0.2}}).verdict, Verdict::kMistrusted);
   const double inf = std::numeric_limits<double>::infinity();
   EXPECT_EQ(judged(DType::kF32, {1}, {{1, inf, inf}}).verdict, Verdict::kMistrusted);
@@ -122,7 +126,8 @@ TEST(Judge, OneWrongTokenAmongManyFails) {
 
 RC_GTEST_PROP(Judge, an_honest_result_within_the_bound_never_fails, ()) {
   const DType d = *rc::gen::element(DType::kF32, DType::kBF16, DType::kF16);
-  const double value = *rc::gen::inRange(1, 1 << 20) / 4096.0, proven = value * *rc::gen::inRange(0, 1000) * 1e-6;
+  const double value = *rc::gen::inRange(1, 1 << 20) / 4096.0,
+               proven = value * *rc::gen::inRange(0, 1000) * 1e-6;
   const double x = value + proven * (*rc::gen::inRange(-1000, 1001) / 1000.0);
   Judgement j;
   judge_elements(j, tensor_of(d, {x}), std::vector<Bounded>{{value, proven, proven}});
@@ -132,9 +137,11 @@ RC_GTEST_PROP(Judge, an_honest_result_within_the_bound_never_fails, ()) {
 
 RC_GTEST_PROP(Judge, the_first_number_outside_fails_and_says_so_in_its_ratio, ()) {
   const DType d = *rc::gen::element(DType::kF32, DType::kBF16, DType::kF16);
-  const double value = *rc::gen::inRange(1, 1 << 20) / 4096.0, proven = value * *rc::gen::inRange(0, 1000) * 1e-6;
-  const double outside = *rc::gen::arbitrary<bool>() ? reference::next_up(d, reference::round_to(d, value + proven))
-                                                     : reference::next_down(d, reference::round_to(d, value - proven));
+  const double value = *rc::gen::inRange(1, 1 << 20) / 4096.0,
+               proven = value * *rc::gen::inRange(0, 1000) * 1e-6;
+  const double outside = *rc::gen::arbitrary<bool>()
+                             ? reference::next_up(d, reference::round_to(d, value + proven))
+                             : reference::next_down(d, reference::round_to(d, value - proven));
   Judgement j;
   judge_elements(j, tensor_of(d, {outside}), std::vector<Bounded>{{value, proven, proven}});
   RC_ASSERT(j.failed == 1);

@@ -18,7 +18,9 @@ namespace moecheck::harness {
 namespace {
 
 // Most tests need nothing of the case but an output to alter.
-Record check_default(Altered::After after) { return check_altered("gating tokens=4 experts=16 topk=2", std::move(after)); }
+Record check_default(Altered::After after) {
+  return check_altered("gating tokens=4 experts=16 topk=2", std::move(after));
+}
 
 void expect_broken(const Record& r, std::string_view name) {
   EXPECT_EQ(r.result.verdict, Verdict::kFail) << r.result.reason;
@@ -29,7 +31,8 @@ void expect_broken(const Record& r, std::string_view name) {
 TEST(Runner, TheReferencePasses) {
   const Record r = check_default([](auto&&...) {});
   EXPECT_EQ(r.result.verdict, Verdict::kPass) << r.result.reason;
-  for (const ClauseResult& c : r.result.clauses) EXPECT_NE(c.verdict, Verdict::kFail) << c.name << ": " << c.detail;
+  for (const ClauseResult& c : r.result.clauses)
+    EXPECT_NE(c.verdict, Verdict::kFail) << c.name << ": " << c.detail;
   EXPECT_GT(r.result.elements, 0);
 }
 
@@ -83,7 +86,8 @@ TEST(Runner, DependingOnAddressesIsSeen) {
 #if defined(__SSE2__)
 TEST(Runner, LeavingFlushToZeroOnIsSeenAndUndone) {
   const unsigned before = _mm_getcsr() & ~0x3Fu;
-  expect_broken(check_default([](auto&&...) { _mm_setcsr(_mm_getcsr() | 0x8040); }), "float_environment_kept");
+  expect_broken(check_default([](auto&&...) { _mm_setcsr(_mm_getcsr() | 0x8040); }),
+                "float_environment_kept");
   EXPECT_EQ(_mm_getcsr() & ~0x3Fu, before);
 }
 #endif
@@ -113,12 +117,14 @@ TEST(Campaign, ACrashCostsOneCase) {
   });
   const Implementation* one[] = {&impl};
   std::vector<Case> cases;
-  for (int t = 1; t <= 6; ++t) cases.push_back(parse_case("gating experts=16 topk=2 tokens=" + std::to_string(t)));
+  for (int t = 1; t <= 6; ++t)
+    cases.push_back(parse_case("gating experts=16 topk=2 tokens=" + std::to_string(t)));
   const std::vector<Record> records = run_campaign(cases, one, two_jobs());
   ASSERT_EQ(records.size(), 6u);
   for (std::size_t i = 0; i < 6; ++i) {
     EXPECT_EQ(records[i].case_line, cases[i].str()) << "records come in the order of cases";
-    EXPECT_EQ(records[i].result.verdict, i == 2 ? Verdict::kCrash : Verdict::kPass) << records[i].result.reason;
+    EXPECT_EQ(records[i].result.verdict, i == 2 ? Verdict::kCrash : Verdict::kPass)
+        << records[i].result.reason;
   }
 }
 
@@ -129,35 +135,43 @@ TEST(Campaign, AHangIsATimeout) {
   const Implementation* one[] = {&impl};
   CampaignOptions o = two_jobs();
   o.timeout_seconds = 2;
-  const std::vector<Record> records =
-      run_campaign({parse_case("gating experts=16 topk=2 tokens=2"), parse_case("gating experts=16 topk=2 tokens=1")}, one, o);
+  const std::vector<Record> records = run_campaign(
+      {parse_case("gating experts=16 topk=2 tokens=2"), parse_case("gating experts=16 topk=2 tokens=1")}, one,
+      o);
   ASSERT_EQ(records.size(), 2u);
   EXPECT_EQ(records[0].result.verdict, Verdict::kTimeout);
   EXPECT_EQ(records[1].result.verdict, Verdict::kPass);
 }
 
 TEST(Campaign, JobsDoNotChangeRecords) {
-  const Altered impl([](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) { out.view("topk_weights").set(0, 7); });
+  const Altered impl([](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
+    out.view("topk_weights").set(0, 7);
+  });
   const Implementation* one[] = {&impl};
   std::vector<Case> cases;
-  for (int s = 1; s <= 8; ++s) cases.push_back(parse_case("gating experts=16 topk=2 seed=" + std::to_string(s)));
+  for (int s = 1; s <= 8; ++s)
+    cases.push_back(parse_case("gating experts=16 topk=2 seed=" + std::to_string(s)));
   CampaignOptions o = two_jobs();
   o.shrink = false;
   const auto lines = [&](int jobs) {
     o.jobs = jobs;
     std::string text;
-    for (const Record& r : run_campaign(cases, one, o)) text += r.case_line + std::string(name(r.result.verdict)) + r.result.reason + "\n";
+    for (const Record& r : run_campaign(cases, one, o))
+      text += r.case_line + std::string(name(r.result.verdict)) + r.result.reason + "\n";
     return text;
   };
   EXPECT_EQ(lines(1), lines(3));
 }
 
 TEST(Shrink, FindsTheSmallestCaseThatStillFails) {
-  const Case big = parse_case("gating model=deepseek-v3 policy=sglang_fused tokens=64 dtype=bf16 bias=bf16 data=ties edit=nan:9:3 edit=tie:5:1");
+  const Case big = parse_case(
+      "gating model=deepseek-v3 policy=sglang_fused tokens=64 dtype=bf16 bias=bf16 data=ties edit=nan:9:3 "
+      "edit=tie:5:1");
   int asked = 0;
   const ShrinkResult r = shrink(big, [&](const Case& c) {
     ++asked;
-    return c.integer("topk") >= 2 && c.integer("tokens") >= 3 && !c.edits.empty() && c.edits.back().kind == "tie";
+    return c.integer("topk") >= 2 && c.integer("tokens") >= 3 && !c.edits.empty() &&
+           c.edits.back().kind == "tie";
   });
   EXPECT_EQ(r.smallest.integer("topk"), 2);
   EXPECT_EQ(r.smallest.integer("tokens"), 3);
@@ -181,7 +195,8 @@ TEST(Workers, EveryItemOnceAndInOrder) {
   callbacks.lost = [](std::size_t i, std::string how, bool) { ADD_FAILURE() << i << how; };
   run_in_workers(100, {3, 60}, callbacks);
   ASSERT_EQ(got.size(), 100u);
-  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i], std::string(i * 1000, 'x') + std::to_string(i));
+  for (std::size_t i = 0; i < got.size(); ++i)
+    EXPECT_EQ(got[i], std::string(i * 1000, 'x') + std::to_string(i));
 }
 
 }  // namespace

@@ -29,27 +29,37 @@ std::string time_text(double seconds) {
 }
 
 nlohmann::ordered_json to_json(const BenchResult& r, double bandwidth) {
-  return {{"case", r.case_line}, {"implementation", r.implementation}, {"median_seconds", r.median_seconds},
-          {"fastest_seconds", r.fastest_seconds}, {"runs", r.runs}, {"tokens", r.tokens}, {"bytes", r.bytes},
-          {"bytes_per_second", r.bandwidth}, {"fraction_of_read_bandwidth", r.bandwidth / bandwidth},
-          {"reference_seconds", r.reference_seconds}, {"verdict", r.verdict}};
+  return {{"case", r.case_line},
+          {"implementation", r.implementation},
+          {"median_seconds", r.median_seconds},
+          {"fastest_seconds", r.fastest_seconds},
+          {"runs", r.runs},
+          {"tokens", r.tokens},
+          {"bytes", r.bytes},
+          {"bytes_per_second", r.bandwidth},
+          {"fraction_of_read_bandwidth", r.bandwidth / bandwidth},
+          {"reference_seconds", r.reference_seconds},
+          {"verdict", r.verdict}};
 }
 
 int bench(const BenchArguments& a) {
-  const int threads = a.threads > 0 ? a.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads =
+      a.threads > 0 ? a.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   std::vector<const Implementation*> chosen;
   for (const std::string& n : a.implementations) chosen.push_back(&require_implementation(n));
   if (chosen.empty()) chosen.push_back(&require_implementation("cpu"));
   for (const std::string& op : a.operators) (void)require_operator(op);
   const double bandwidth = read_bandwidth(threads);
   fmt::print("{}, {}: reads {:.1f} GB/s\n", environment().cpu, count(threads, "thread"), bandwidth * 1e-9);
-  fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9} {:>7} {:>9}  {}\n", "case", "impl", "median", "per token", "GB/s", "of read", "vs ref",
-             "verdict");
+  fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9} {:>7} {:>9}  {}\n", "case", "impl", "median", "per token",
+             "GB/s", "of read", "vs ref", "verdict");
   nlohmann::ordered_json results = nlohmann::ordered_json::array();
   bool fine = true, ran = false;
   for (const std::string& line : a.lines.empty() ? bench_lines() : a.lines) {
     const Case c = require_case(line);
-    if (!a.operators.empty() && std::find(a.operators.begin(), a.operators.end(), c.operator_name()) == a.operators.end()) continue;
+    if (!a.operators.empty() &&
+        std::find(a.operators.begin(), a.operators.end(), c.operator_name()) == a.operators.end())
+      continue;
     require_accepted(c);
     for (const Implementation* impl : chosen) {
       if (const auto why = impl->unsupported(c)) {
@@ -57,9 +67,11 @@ int bench(const BenchArguments& a) {
         continue;
       }
       const BenchResult r = bench_case(c, *impl, {threads, a.seconds});
-      fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9.1f} {:>6.0f}% {:>8.1f}x  {}\n", r.case_line, r.implementation, time_text(r.median_seconds),
-                 r.tokens == 0 ? "" : time_text(r.median_seconds / static_cast<double>(r.tokens)), r.bandwidth * 1e-9,
-                 100 * r.bandwidth / bandwidth, r.reference_seconds / r.median_seconds, r.verdict);
+      fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9.1f} {:>6.0f}% {:>8.1f}x  {}\n", r.case_line,
+                 r.implementation, time_text(r.median_seconds),
+                 r.tokens == 0 ? "" : time_text(r.median_seconds / static_cast<double>(r.tokens)),
+                 r.bandwidth * 1e-9, 100 * r.bandwidth / bandwidth, r.reference_seconds / r.median_seconds,
+                 r.verdict);
       std::fflush(stdout);
       Verdict v{};
       fine = fine && parse_verdict(r.verdict, v) && !is_failure(v);
@@ -69,8 +81,14 @@ int bench(const BenchArguments& a) {
   }
   if (!a.json.empty()) {
     const Environment& e = environment();
-    const nlohmann::ordered_json all = {{"schema", "moecheck.bench/1"}, {"cpu", e.cpu}, {"os", e.os}, {"compiler", e.compiler}, {"commit", e.commit},
-                                        {"threads", threads}, {"read_bytes_per_second", bandwidth}, {"results", results}};
+    const nlohmann::ordered_json all = {{"schema", "moecheck.bench/1"},
+                                        {"cpu", e.cpu},
+                                        {"os", e.os},
+                                        {"compiler", e.compiler},
+                                        {"commit", e.commit},
+                                        {"threads", threads},
+                                        {"read_bytes_per_second", bandwidth},
+                                        {"results", results}};
     write_file(a.json, all.dump(2) + "\n");
   }
   return !ran ? kExitNothingRan : fine ? kExitFine : kExitFailed;
@@ -92,19 +110,26 @@ int bench_judging(const JudgingArguments& a) {
   JudgingOptions options = a.options;
   if (options.jobs == 0) options.jobs = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const JudgingResult r = judge_many(cases, impl, options);
-  fmt::print("{} in {} of {} lines, {} on {}: {:.0f} cases per second and core\n", count(r.rows, "row"), count(r.cases, "case"), cases.size(),
-             impl.name(), environment().cpu, static_cast<double>(r.cases) / r.core_seconds);
-  fmt::print("{}, {} left open by near-ties, {:.1f} s\n", count(r.failed, "failure"), count(r.undecided, "row"), r.seconds);
+  fmt::print("{} in {} of {} lines, {} on {}: {:.0f} cases per second and core\n", count(r.rows, "row"),
+             count(r.cases, "case"), cases.size(), impl.name(), environment().cpu,
+             static_cast<double>(r.cases) / r.core_seconds);
+  fmt::print("{}, {} left open by near-ties, {:.1f} s\n", count(r.failed, "failure"),
+             count(r.undecided, "row"), r.seconds);
   for (const std::string& line : r.failures) fmt::print("  {}\n", printable(line));
   return r.failed > 0 ? kExitFailed : r.cases == 0 ? kExitNothingRan : kExitFine;
 }
 
 void add_judging(CLI::App& bench_verb, Action& action) {
   auto a = std::make_shared<JudgingArguments>();
-  CLI::App* sub = bench_verb.add_subcommand("judging", "Random cases at full speed: rate, failures, near-ties");
+  CLI::App* sub =
+      bench_verb.add_subcommand("judging", "Random cases at full speed: rate, failures, near-ties");
   sub->add_option("--impl", a->implementation, "Implementation")->capture_default_str()->type_name("NAME");
-  sub->add_option("--case", a->lines, "A case line, repeatable; the seed runs (every gating policy)")->type_name("LINE")->take_all();
-  sub->add_option("--rows", a->options.rows, "Tokens in all")->capture_default_str()->check(CLI::PositiveNumber);
+  sub->add_option("--case", a->lines, "A case line, repeatable; the seed runs (every gating policy)")
+      ->type_name("LINE")
+      ->take_all();
+  sub->add_option("--rows", a->options.rows, "Tokens in all")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   sub->add_option("--seed", a->options.first_seed, "First seed")->capture_default_str();
   sub->add_option("--jobs", a->options.jobs, "Worker processes (one per hardware thread)");
   sub->callback([a, &action] { action = [a] { return bench_judging(*a); }; });
@@ -117,10 +142,15 @@ void add_bench(CLI::App& app, Action& action) {
   bench_verb->require_subcommand(1);
   add_judging(*bench_verb, action);
   auto a = std::make_shared<BenchArguments>();
-  CLI::App* sub = bench_verb->add_subcommand("operators", "Median time of operators, beside read bandwidth and the reference");
+  CLI::App* sub = bench_verb->add_subcommand(
+      "operators", "Median time of operators, beside read bandwidth and the reference");
   sub->add_option("operators", a->operators, "Only these operators")->type_name("OPERATOR");
-  sub->add_option("--impl", a->implementations, "Implementation, repeatable (cpu)")->type_name("NAME")->take_all();
-  sub->add_option("--case", a->lines, "A case line, repeatable (a built-in list)")->type_name("LINE")->take_all();
+  sub->add_option("--impl", a->implementations, "Implementation, repeatable (cpu)")
+      ->type_name("NAME")
+      ->take_all();
+  sub->add_option("--case", a->lines, "A case line, repeatable (a built-in list)")
+      ->type_name("LINE")
+      ->take_all();
   sub->add_option("--threads", a->threads, "Threads (all)");
   sub->add_option("--seconds", a->seconds, "Seconds per measurement")->capture_default_str();
   sub->add_option("--json", a->json, "Write the figures as JSON")->type_name("FILE.json");

@@ -36,7 +36,9 @@ struct CheckArguments {
 
 std::vector<std::string> lines_of(const std::string& path) {
   std::ifstream in(path);
-  if (!in) throw UsageError(fmt::format("{}: cannot be read: give a file of case lines, one a line, # for comments", printable(path)));
+  if (!in)
+    throw UsageError(fmt::format("{}: cannot be read: give a file of case lines, one a line, # for comments",
+                                 printable(path)));
   std::vector<std::string> lines;
   for (std::string line; std::getline(in, line);)
     if (const auto words = split_words(line); !words.empty() && words[0][0] != '#') lines.push_back(line);
@@ -74,12 +76,13 @@ void require_filters(const CheckArguments& a) {
     for (const Operator* op : operators())
       for (const Preset& p : op->schema().policies) known.push_back(p.name);
     if (std::find(known.begin(), known.end(), a.policy) == known.end())
-      throw UsageError(fmt::format("policy '{}' is not known: did you mean {}? `moecheck list policies` shows all", printable(a.policy),
-                                   nearest(a.policy, known)));
+      throw UsageError(
+          fmt::format("policy '{}' is not known: did you mean {}? `moecheck list policies` shows all",
+                      printable(a.policy), nearest(a.policy, known)));
   }
   if (!a.model.empty() && find_model(a.model) == nullptr)
-    throw UsageError(fmt::format("model '{}' is not known: did you mean {}? `moecheck list models` shows all", printable(a.model),
-                                 nearest(a.model, model_names())));
+    throw UsageError(fmt::format("model '{}' is not known: did you mean {}? `moecheck list models` shows all",
+                                 printable(a.model), nearest(a.model, model_names())));
 }
 
 std::vector<const Implementation*> implementations_of(const CheckArguments& a) {
@@ -101,7 +104,8 @@ class Progress {
     const auto now = std::chrono::steady_clock::now();
     if (!on_ || (done != total && now - last_ < std::chrono::milliseconds(100))) return;
     last_ = now;
-    fmt::print(stderr, "\r\033[K{} of {}{}", grouped(static_cast<std::int64_t>(done)), count(static_cast<std::int64_t>(total), "case"),
+    fmt::print(stderr, "\r\033[K{} of {}{}", grouped(static_cast<std::int64_t>(done)),
+               count(static_cast<std::int64_t>(total), "case"),
                failures == 0 ? "" : fmt::format(", {} failed", failures));
     std::fflush(stderr);
     shown_ = true;
@@ -125,7 +129,8 @@ class RecordFile {
   explicit RecordFile(const std::string& path) : path_(path) {
     if (path.empty()) return;
     file_.reset(std::fopen(path.c_str(), "w"));
-    if (!file_) throw UsageError(fmt::format("{}: cannot be written: {}", printable(path), std::strerror(errno)));
+    if (!file_)
+      throw UsageError(fmt::format("{}: cannot be written: {}", printable(path), std::strerror(errno)));
   }
   void write(const Record& r) {
     if (!file_) return;
@@ -181,7 +186,8 @@ int check(const CheckArguments& a) {
     file.write(r);
     const bool failed = is_failure(r.result.verdict);
     failures += failed;
-    const bool printed = failed && ++failures_of[r.operator_name + " " + r.implementation] <= kPrintedFailures;
+    const bool printed =
+        failed && ++failures_of[r.operator_name + " " + r.implementation] <= kPrintedFailures;
     if (printed || a.verbose) {
       progress.clear();
       fmt::print("{}{}", verdict_text(r, color), failed ? "\n" : "");
@@ -193,14 +199,16 @@ int check(const CheckArguments& a) {
   progress.clear();
   for (const auto& [who, n] : failures_of)
     if (n > kPrintedFailures && !a.verbose)
-      fmt::print("{}: {} of {} failures shown; -v prints all, --records FILE keeps them\n", who, kPrintedFailures, n);
+      fmt::print("{}: {} of {} failures shown; -v prints all, --records FILE keeps them\n", who,
+                 kPrintedFailures, n);
   fmt::print("{}", summary_text(records, color));
   if (!a.junit.empty()) write_junit(a.junit, records);
   if (!a.report.empty()) {
     write_file(a.report, html_report(records, {command_of(a)}));
     fmt::print("report: {}\n", printable(a.report));
   }
-  if (records.empty()) fmt::print(stderr, "moecheck: nothing ran: no case matches the operators, --policy and --model given\n");
+  if (records.empty())
+    fmt::print(stderr, "moecheck: nothing ran: no case matches the operators, --policy and --model given\n");
   return exit_code(records);
 }
 
@@ -210,17 +218,26 @@ void add_check(CLI::App& app, Action& action) {
   auto a = std::make_shared<CheckArguments>();
   CLI::App* sub = app.add_subcommand("check", "Run suites or cases against implementations and judge them");
   sub->add_option("operators", a->operators, "Operators to check (all)")->type_name("OPERATOR");
-  sub->add_option("--impl", a->implementations, "Implementation, repeatable (all built in)")->type_name("NAME")->take_all();
-  sub->add_option("--fault", a->faults, "The cpu implementation with a planted fault, repeatable")->type_name("NAME")->take_all();
+  sub->add_option("--impl", a->implementations, "Implementation, repeatable (all built in)")
+      ->type_name("NAME")
+      ->take_all();
+  sub->add_option("--fault", a->faults, "The cpu implementation with a planted fault, repeatable")
+      ->type_name("NAME")
+      ->take_all();
   sub->add_option("--policy", a->policy, "Only cases of this policy")->type_name("NAME");
   sub->add_option("--model", a->model, "Only cases of this model")->type_name("NAME");
   sub->add_option("--suite", a->suite, "quick (default), models, adversarial or full")->type_name("SUITE");
   sub->add_option("--case", a->lines, "A case line, repeatable")->type_name("LINE")->take_all();
   sub->add_option("--cases", a->cases_file, "A file of case lines")->type_name("FILE");
   CLI::Option* seed = sub->add_option("--seed", a->seed, "Seed of every case, instead of its own");
-  sub->add_option("--jobs", a->jobs, "Worker processes (one per hardware thread)")->check(CLI::Range(0, 1024));
-  sub->add_option("--threads", a->threads, "Threads of each implementation")->capture_default_str()->check(CLI::Range(1, 1024));
-  sub->add_option("--timeout", a->timeout, "Seconds per case")->capture_default_str()->check(CLI::PositiveNumber);
+  sub->add_option("--jobs", a->jobs, "Worker processes (one per hardware thread)")
+      ->check(CLI::Range(0, 1024));
+  sub->add_option("--threads", a->threads, "Threads of each implementation")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  sub->add_option("--timeout", a->timeout, "Seconds per case")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   sub->add_option("--records", a->records, "Write one JSON line per record")->type_name("FILE.jsonl");
   sub->add_option("--junit", a->junit, "Write JUnit XML")->type_name("FILE.xml");
   sub->add_option("--report", a->report, "Write an HTML report")->type_name("FILE.html");

@@ -17,7 +17,8 @@ namespace {
 
 constexpr const char* kDescription =
     "moecheck: is the fast Mixture-of-Experts kernel still right?\n"
-    "Runs optimized operators beside scalar references and judges every element against its own proven bound.";
+    "Runs optimized operators beside scalar references and judges every element against its own proven "
+    "bound.";
 
 constexpr const char* kFooter =
     "Start here:\n"
@@ -30,8 +31,8 @@ template <class Range, class Name>
 [[noreturn]] void unknown(std::string_view what, const std::string& given, const Range& range, Name name) {
   std::vector<std::string> known;
   for (const auto& item : range) known.emplace_back(name(item));
-  throw UsageError(fmt::format("{} '{}' is not known: did you mean {}? There are {}", what, printable(given), nearest(given, known),
-                               fmt::join(known, ", ")));
+  throw UsageError(fmt::format("{} '{}' is not known: did you mean {}? There are {}", what, printable(given),
+                               nearest(given, known), fmt::join(known, ", ")));
 }
 
 }  // namespace
@@ -44,9 +45,10 @@ const Operator& require_operator(const std::string& name) {
 const Implementation& require_implementation(const std::string& name) {
   if (const Implementation* impl = find_implementation(name)) return *impl;
   if (name.find('!') != std::string::npos)
-    throw UsageError(fmt::format("implementation '{}' is not known: faults are written cpu!NAME, and `moecheck list faults` shows "
-                                 "their names",
-                                 printable(name)));
+    throw UsageError(fmt::format(
+        "implementation '{}' is not known: faults are written cpu!NAME, and `moecheck list faults` shows "
+        "their names",
+        printable(name)));
   unknown("implementation", name, implementations(), [](const Implementation* impl) { return impl->name(); });
 }
 
@@ -63,13 +65,14 @@ Case require_case(const std::string& line, const Operator* op) {
   if (words.empty() || words[0].find('=') != std::string_view::npos)
     return parse_case(op->schema(), fmt::format("{} {}", op->name(), line));
   if (words[0] != op->name())
-    throw UsageError(fmt::format("the case is of '{}', the command of '{}': they must be the same operator", printable(words[0]),
-                                 op->name()));
+    throw UsageError(fmt::format("the case is of '{}', the command of '{}': they must be the same operator",
+                                 printable(words[0]), op->name()));
   return parse_case(op->schema(), line);
 }
 
 void require_accepted(const Case& c) {
-  if (const auto why = operator_of(c).refusal(c)) throw UsageError(fmt::format("case '{}' is refused: {}", c.str(), *why));
+  if (const auto why = operator_of(c).refusal(c))
+    throw UsageError(fmt::format("case '{}' is refused: {}", c.str(), *why));
 }
 
 TensorSet require_inputs(const Case& c, const std::string& path) {
@@ -101,10 +104,11 @@ namespace {
 void require_verb(const CLI::App& app, int argc, char** argv) {
   if (argc < 2 || argv[1][0] == '-') return;
   std::vector<std::string> verbs;
-  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) verbs.push_back(sub->get_name());
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
+    verbs.push_back(sub->get_name());
   if (std::find(verbs.begin(), verbs.end(), argv[1]) == verbs.end())
-    throw UsageError(fmt::format("there is no command '{}': did you mean {}? There are {}", printable(argv[1]), nearest(argv[1], verbs),
-                                 fmt::join(verbs, ", ")));
+    throw UsageError(fmt::format("there is no command '{}': did you mean {}? There are {}",
+                                 printable(argv[1]), nearest(argv[1], verbs), fmt::join(verbs, ", ")));
 }
 
 }  // namespace
@@ -112,7 +116,8 @@ void require_verb(const CLI::App& app, int argc, char** argv) {
 int run_command_line(int argc, char** argv) {
   CLI::App app(kDescription, "moecheck");
   app.footer(kFooter);
-  app.set_version_flag("--version", std::string("moecheck ") + MOECHECK_VERSION + " (" + MOECHECK_COMMIT + ")");
+  app.set_version_flag("--version",
+                       std::string("moecheck ") + MOECHECK_VERSION + " (" + MOECHECK_COMMIT + ")");
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   Action action;

@@ -19,10 +19,15 @@ using Json = nlohmann::ordered_json;
 Json field_json(const Field& f) {
   Json j{{"name", f.name}, {"doc", f.doc}};
   switch (f.kind) {
-    case FieldKind::kInt: j["type"] = "int", j["default"] = f.value.i, j["min"] = f.min, j["max"] = f.max; break;
-    case FieldKind::kReal: j["type"] = "real", j["default"] = f.value.r, j["min"] = f.min, j["max"] = f.max; break;
+    case FieldKind::kInt:
+      j["type"] = "int", j["default"] = f.value.i, j["min"] = f.min, j["max"] = f.max;
+      break;
+    case FieldKind::kReal:
+      j["type"] = "real", j["default"] = f.value.r, j["min"] = f.min, j["max"] = f.max;
+      break;
     case FieldKind::kChoice:
-      j["type"] = "choice", j["default"] = f.choices[static_cast<std::size_t>(f.value.i)], j["choices"] = f.choices;
+      j["type"] = "choice", j["default"] = f.choices[static_cast<std::size_t>(f.value.i)],
+      j["choices"] = f.choices;
       break;
   }
   return j;
@@ -32,7 +37,11 @@ Json specs_json(const std::vector<TensorSpec>& specs) {
   Json list = Json::array();
   for (const TensorSpec& s : specs) {
     std::vector<std::int64_t> shape(s.shape.dim.begin(), s.shape.dim.begin() + s.shape.rank);
-    list.push_back({{"name", s.name}, {"dtype", reference::name(s.dtype)}, {"shape", shape}, {"doc", s.doc}, {"optional", s.optional}});
+    list.push_back({{"name", s.name},
+                    {"dtype", reference::name(s.dtype)},
+                    {"shape", shape},
+                    {"doc", s.doc},
+                    {"optional", s.optional}});
   }
   return list;
 }
@@ -43,17 +52,25 @@ Json operators_json() {
     const Case c(op->schema());
     Json fields = Json::array(), edits = Json::array(), relations = Json::array();
     for (const Field& f : op->schema().fields) fields.push_back(field_json(f));
-    for (const EditKind& e : op->schema().edits) edits.push_back({{"name", e.name}, {"doc", e.doc}, {"positions", e.positions}});
-    for (const Relation& r : op->relations()) relations.push_back({{"name", r.name}, {"sentence", r.sentence}});
-    list.push_back({{"name", op->name()}, {"summary", op->summary()}, {"inputs", specs_json(op->inputs(c))},
-                    {"outputs", specs_json(op->outputs(c))}, {"fields", fields}, {"edits", edits}, {"relations", relations}});
+    for (const EditKind& e : op->schema().edits)
+      edits.push_back({{"name", e.name}, {"doc", e.doc}, {"positions", e.positions}});
+    for (const Relation& r : op->relations())
+      relations.push_back({{"name", r.name}, {"sentence", r.sentence}});
+    list.push_back({{"name", op->name()},
+                    {"summary", op->summary()},
+                    {"inputs", specs_json(op->inputs(c))},
+                    {"outputs", specs_json(op->outputs(c))},
+                    {"fields", fields},
+                    {"edits", edits},
+                    {"relations", relations}});
   }
   return list;
 }
 
 Json implementations_json() {
   Json list = Json::array();
-  for (const Implementation* impl : implementations()) list.push_back({{"name", impl->name()}, {"summary", impl->summary()}});
+  for (const Implementation* impl : implementations())
+    list.push_back({{"name", impl->name()}, {"summary", impl->summary()}});
   return list;
 }
 
@@ -73,7 +90,11 @@ Json models_json() {
   for (const Model& m : models()) {
     Json values = Json::object();
     for (const auto& [field, value] : m.preset.values) values[field] = value;
-    list.push_back({{"name", m.preset.name}, {"aliases", m.aliases}, {"title", m.preset.doc}, {"fields", values}, {"source", m.source}});
+    list.push_back({{"name", m.preset.name},
+                    {"aliases", m.aliases},
+                    {"title", m.preset.doc},
+                    {"fields", values},
+                    {"source", m.source}});
   }
   return list;
 }
@@ -91,15 +112,21 @@ Json suites_json() {
 Json faults_json() {
   Json list = Json::array();
   for (const PlantedFault& f : planted_faults())
-    list.push_back({{"name", f.name}, {"operator", f.op}, {"class", f.class_}, {"what", f.what}, {"upstream", f.upstream}});
+    list.push_back({{"name", f.name},
+                    {"operator", f.op},
+                    {"class", f.class_},
+                    {"what", f.what},
+                    {"upstream", f.upstream}});
   return list;
 }
 
 Json clauses_json() {
   Json list = Json::array();
-  for (const Clause& c : common_clauses()) list.push_back({{"name", c.name}, {"sentence", c.sentence}, {"operators", "all"}});
+  for (const Clause& c : common_clauses())
+    list.push_back({{"name", c.name}, {"sentence", c.sentence}, {"operators", "all"}});
   for (const Operator* op : operators())
-    for (const Relation& r : op->relations()) list.push_back({{"name", r.name}, {"sentence", r.sentence}, {"operators", op->name()}});
+    for (const Relation& r : op->relations())
+      list.push_back({{"name", r.name}, {"sentence", r.sentence}, {"operators", op->name()}});
   return list;
 }
 
@@ -119,8 +146,8 @@ std::string default_text(const Json& field) {
 void print_specs(const char* title, const Json& specs) {
   fmt::print("  {}\n", title);
   for (const Json& s : specs)
-    fmt::print("    {:<26} {:<8} {}{}\n", s["name"].get<std::string>(), s["dtype"].get<std::string>(), s["doc"].get<std::string>(),
-               s["optional"].get<bool>() ? " (optional)" : "");
+    fmt::print("    {:<26} {:<8} {}{}\n", s["name"].get<std::string>(), s["dtype"].get<std::string>(),
+               s["doc"].get<std::string>(), s["optional"].get<bool>() ? " (optional)" : "");
 }
 
 void print_operators(const Json& list) {
@@ -130,10 +157,14 @@ void print_operators(const Json& list) {
     print_specs("outputs", op["outputs"]);
     fmt::print("  fields\n");
     for (const Json& f : op["fields"])
-      fmt::print("    {:<26} {:<8} {}; {}\n", f["name"].get<std::string>(), default_text(f), f["doc"].get<std::string>(), type_text(f));
+      fmt::print("    {:<26} {:<8} {}; {}\n", f["name"].get<std::string>(), default_text(f),
+                 f["doc"].get<std::string>(), type_text(f));
     fmt::print("  edits\n");
     for (const Json& e : op["edits"])
-      fmt::print("    {:<26} {}\n", e["name"].get<std::string>() + (e["positions"] == 0 ? "" : e["positions"] == 1 ? ":ROW" : ":ROW:COL"),
+      fmt::print("    {:<26} {}\n",
+                 e["name"].get<std::string>() + (e["positions"] == 0   ? ""
+                                                 : e["positions"] == 1 ? ":ROW"
+                                                                       : ":ROW:COL"),
                  e["doc"].get<std::string>());
     fmt::print("\n");
   }
@@ -158,10 +189,12 @@ void print_table(const Json& list, std::initializer_list<const char*> keys) {
 void print_models(const Json& list) {
   for (const Json& m : list) {
     std::string fields;
-    for (const auto& [field, value] : m["fields"].items()) fields += fmt::format(" {}={}", field, value.get<std::string>());
+    for (const auto& [field, value] : m["fields"].items())
+      fields += fmt::format(" {}={}", field, value.get<std::string>());
     std::string names = m["name"];
     for (const auto& alias : m["aliases"]) names += ", " + alias.get<std::string>();
-    fmt::print("{}: {}\n  {}\n  source: {}\n", names, m["title"].get<std::string>(), fields.substr(1), m["source"].get<std::string>());
+    fmt::print("{}: {}\n  {}\n  source: {}\n", names, m["title"].get<std::string>(), fields.substr(1),
+               m["source"].get<std::string>());
   }
 }
 
@@ -183,12 +216,24 @@ struct Topic {
 
 const Topic kTopics[] = {
     {"operators", operators_json, print_operators},
-    {"implementations", implementations_json, [](const Json& j) { print_table(j, {"name", "summary"}); }},
-    {"policies", policies_json, [](const Json& j) { print_table(j, {"operator", "name", "doc"}); }},
+    {"implementations", implementations_json,
+     [](const Json& j) {
+       print_table(j, {"name", "summary"});
+     }},
+    {"policies", policies_json,
+     [](const Json& j) {
+       print_table(j, {"operator", "name", "doc"});
+     }},
     {"models", models_json, print_models},
     {"suites", suites_json, print_suites},
-    {"clauses", clauses_json, [](const Json& j) { print_table(j, {"operators", "name", "sentence"}); }},
-    {"faults", faults_json, [](const Json& j) { print_table(j, {"name", "operator", "class", "what", "upstream"}); }},
+    {"clauses", clauses_json,
+     [](const Json& j) {
+       print_table(j, {"operators", "name", "sentence"});
+     }},
+    {"faults", faults_json,
+     [](const Json& j) {
+       print_table(j, {"name", "operator", "class", "what", "upstream"});
+     }},
 };
 
 int list(const std::string& topic, bool json) {
@@ -202,7 +247,8 @@ int list(const std::string& topic, bool json) {
   }
   std::vector<std::string> names;
   for (const Topic& t : kTopics) names.emplace_back(t.name);
-  throw UsageError(fmt::format("there is no list of '{}': there are {}", printable(topic), fmt::join(names, ", ")));
+  throw UsageError(
+      fmt::format("there is no list of '{}': there are {}", printable(topic), fmt::join(names, ", ")));
 }
 
 }  // namespace
@@ -213,8 +259,11 @@ void add_list(CLI::App& app, Action& action) {
     bool json = false;
   };
   auto a = std::make_shared<Arguments>();
-  CLI::App* sub = app.add_subcommand("list", "Show operators (tensors, fields), implementations, policies, models, suites");
-  sub->add_option("topic", a->topic, "operators, implementations, policies, models, suites, clauses or faults")->capture_default_str();
+  CLI::App* sub = app.add_subcommand(
+      "list", "Show operators (tensors, fields), implementations, policies, models, suites");
+  sub->add_option("topic", a->topic,
+                  "operators, implementations, policies, models, suites, clauses or faults")
+      ->capture_default_str();
   sub->add_flag("--json", a->json, "As JSON");
   sub->callback([a, &action] { action = [a] { return list(a->topic, a->json); }; });
 }

@@ -34,7 +34,8 @@ void add_report(CLI::App& app, Action& action) {
       }
       write_file(a->output, html_report(records, {command + " -o " + shell_word(a->output), a->title}));
       if (!a->junit.empty()) write_junit(a->junit, records);
-      fmt::print("{}{}: {}\n", summary_text(records), printable(a->output), count(static_cast<std::int64_t>(records.size()), "record"));
+      fmt::print("{}{}: {}\n", summary_text(records), printable(a->output),
+                 count(static_cast<std::int64_t>(records.size()), "record"));
       return exit_code(records);
     };
   });

@@ -44,7 +44,8 @@ int run_one(const Case& c, const Implementation& impl, const TensorSet& inputs, 
     outputs.fill(0xFF);
     impl.run(c, inputs, outputs, {});
     std::string bytes;
-    for (const Tensor& t : outputs.tensors()) bytes.append(reinterpret_cast<const char*>(t.data()), t.bytes());
+    for (const Tensor& t : outputs.tensors())
+      bytes.append(reinterpret_cast<const char*>(t.data()), t.bytes());
     return bytes;
   };
   callbacks.done = [&](std::size_t, std::string bytes) {
@@ -58,7 +59,9 @@ int run_one(const Case& c, const Implementation& impl, const TensorSet& inputs, 
   run_in_workers(1, {1, 600}, callbacks);
   if (crash.empty()) {
     print_tensors(fmt::format("outputs of {}", impl.name()).c_str(), outputs);
-    if (!dump.empty()) write_safetensors(fmt::format("{}/outputs.{}.safetensors", dump, impl.name()), outputs, {{"case", c.str()}});
+    if (!dump.empty())
+      write_safetensors(fmt::format("{}/outputs.{}.safetensors", dump, impl.name()), outputs,
+                        {{"case", c.str()}});
   }
   const Implementation* one[] = {&impl};
   CampaignOptions options;
@@ -67,7 +70,8 @@ int run_one(const Case& c, const Implementation& impl, const TensorSet& inputs, 
   for (const Record& r : run_campaign({c}, one, options)) {
     fmt::print("\n{}", verdict_text(r, color_wanted(STDOUT_FILENO)));
     for (const ClauseResult& clause : r.result.clauses)
-      fmt::print("  {:<24} {}{}\n", clause.name, name(clause.verdict), clause.detail.empty() ? "" : "  " + printable(clause.detail));
+      fmt::print("  {:<24} {}{}\n", clause.name, name(clause.verdict),
+                 clause.detail.empty() ? "" : "  " + printable(clause.detail));
     code = exit_code({r});
   }
   return code;
@@ -83,11 +87,14 @@ int repro(const std::string& line, const std::vector<std::string>& names, const 
     for (const Implementation* impl : implementations())
       if (impl->name() != "reference" && !impl->unsupported(c)) chosen.push_back(impl);
   for (const Implementation* impl : chosen)
-    if (const auto why = impl->unsupported(c)) throw UsageError(fmt::format("{} does not support this case: {}", impl->name(), *why));
+    if (const auto why = impl->unsupported(c))
+      throw UsageError(fmt::format("{} does not support this case: {}", impl->name(), *why));
   if (!dump.empty()) {
     std::error_code error;
     std::filesystem::create_directories(dump, error);
-    if (error) throw UsageError(fmt::format("--dump {}: the folder cannot be made: {}", printable(dump), error.message()));
+    if (error)
+      throw UsageError(
+          fmt::format("--dump {}: the folder cannot be made: {}", printable(dump), error.message()));
   }
 
   fmt::print("{}\n", c.str());
@@ -117,8 +124,11 @@ void add_repro(CLI::App& app, Action& action) {
   auto a = std::make_shared<Arguments>();
   CLI::App* sub = app.add_subcommand("repro", "Run one case again, verbosely; dump its tensors");
   sub->add_option("case", a->line, "The case line, quoted")->required()->type_name("LINE");
-  sub->add_option("--impl", a->implementations, "Implementation, repeatable (all that support the case)")->type_name("NAME")->take_all();
-  sub->add_option("--dump", a->dump, "Folder for inputs, expected and outputs as safetensors")->type_name("DIR");
+  sub->add_option("--impl", a->implementations, "Implementation, repeatable (all that support the case)")
+      ->type_name("NAME")
+      ->take_all();
+  sub->add_option("--dump", a->dump, "Folder for inputs, expected and outputs as safetensors")
+      ->type_name("DIR");
   sub->callback([a, &action] { action = [a] { return repro(a->line, a->implementations, a->dump); }; });
 }
 

@@ -29,7 +29,8 @@ Case case_of(const TensorArguments& a) {
     line = metadata["case"];
   }
   if (line.empty())
-    throw UsageError(fmt::format("--case is needed: write the sizes and the policy, such as --case '{}'", Case(op.schema()).str()));
+    throw UsageError(fmt::format("--case is needed: write the sizes and the policy, such as --case '{}'",
+                                 Case(op.schema()).str()));
   Case c = require_case(line, &op);
   require_accepted(c);
   return c;
@@ -39,7 +40,8 @@ int run(const TensorArguments& a) {
   const Case c = case_of(a);
   const Operator& op = operator_of(c);
   const Implementation& impl = require_implementation(a.implementation);
-  if (const auto why = impl.unsupported(c)) throw UsageError(fmt::format("{} does not support this case: {}", impl.name(), *why));
+  if (const auto why = impl.unsupported(c))
+    throw UsageError(fmt::format("{} does not support this case: {}", impl.name(), *why));
   const TensorSet inputs = require_inputs(c, a.inputs);
   TensorSet outputs(op.outputs(c));
   impl.run(c, inputs, outputs, {});
@@ -55,19 +57,29 @@ int judge(const TensorArguments& a) {
   const TensorSet inputs = require_inputs(c, a.inputs);
   TensorSet outputs = read_safetensors(a.outputs);
   require_specs(outputs, op.outputs(c), a.outputs);
-  const Record r = judge_outputs(c, inputs, outputs, a.implementation == "reference" ? "yours" : a.implementation);
+  const Record r =
+      judge_outputs(c, inputs, outputs, a.implementation == "reference" ? "yours" : a.implementation);
   if (!a.records.empty()) write_file(a.records, to_json(r) + "\n");
   fmt::print("{}", verdict_text(r, color_wanted(STDOUT_FILENO)));
-  fmt::print("  metrics   largest relative error of a row {:.3g}, cosine {:.9g}, NMSE {:.3g}, calc_diff {:.3g} (they gate nothing)\n",
-             r.result.metrics.max_relative_row, r.result.metrics.cosine, r.result.metrics.nmse, r.result.metrics.calc_diff);
+  fmt::print(
+      "  metrics   largest relative error of a row {:.3g}, cosine {:.9g}, NMSE {:.3g}, calc_diff {:.3g} "
+      "(they gate nothing)\n",
+      r.result.metrics.max_relative_row, r.result.metrics.cosine, r.result.metrics.nmse,
+      r.result.metrics.calc_diff);
   return exit_code({r});
 }
 
 CLI::App* add(CLI::App& app, const std::shared_ptr<TensorArguments>& a, const char* verb, const char* what) {
   CLI::App* sub = app.add_subcommand(verb, what);
-  sub->add_option("operator", a->op, "Operator; `moecheck list operators` shows tensor names, dtypes and shapes")->required()->type_name("OPERATOR");
-  sub->add_option("--case", a->line, "Sizes, dtypes and policy (read from the inputs' metadata when left out)")->type_name("LINE");
-  sub->add_option("--inputs", a->inputs, "Input tensors (generated from the case when left out)")->type_name("IN.safetensors");
+  sub->add_option("operator", a->op,
+                  "Operator; `moecheck list operators` shows tensor names, dtypes and shapes")
+      ->required()
+      ->type_name("OPERATOR");
+  sub->add_option("--case", a->line,
+                  "Sizes, dtypes and policy (read from the inputs' metadata when left out)")
+      ->type_name("LINE");
+  sub->add_option("--inputs", a->inputs, "Input tensors (generated from the case when left out)")
+      ->type_name("IN.safetensors");
   return sub;
 }
 
@@ -84,7 +96,9 @@ void add_run(CLI::App& app, Action& action) {
 void add_judge(CLI::App& app, Action& action) {
   auto a = std::make_shared<TensorArguments>();
   CLI::App* sub = add(app, a, "judge", "Judge outputs that your kernel computed");
-  sub->add_option("--outputs", a->outputs, "The outputs to judge")->required()->type_name("THEIRS.safetensors");
+  sub->add_option("--outputs", a->outputs, "The outputs to judge")
+      ->required()
+      ->type_name("THEIRS.safetensors");
   sub->add_option("--name", a->implementation, "What to call them in the record")->type_name("NAME");
   sub->add_option("--records", a->records, "Write the record as a JSON line")->type_name("FILE.jsonl");
   sub->callback([a, &action] { action = [a] { return judge(*a); }; });

@@ -31,7 +31,8 @@ using Outputs = TensorSet&;
 // Ids to physical experts (EPLB). Padded rows keep what the gate wrote; shared ids lie past the table.
 void remap(const reference::GatingOptions& o, ConstView table, View ids) {
   const std::int64_t tokens = ids.shape[0];
-  const bool masked = o.policy.padding != reference::Padding::kCompute && !cpu::fault(cpu::Fault::kRemapAfterPadding);
+  const bool masked =
+      o.policy.padding != reference::Padding::kCompute && !cpu::fault(cpu::Fault::kRemapAfterPadding);
   const std::int64_t rows = masked ? tokens - o.padded_tokens : tokens;
   for (std::int64_t i = 0; i < rows * o.slots(); ++i) {
     const std::int64_t id = load_int(ids.dtype, ids.data, i);
@@ -41,7 +42,8 @@ void remap(const reference::GatingOptions& o, ConstView table, View ids) {
 
 void run_gating(const Case& c, Inputs in, Outputs out, cpu::CpuOptions options) {
   const reference::GatingOptions o = gating_options(c);
-  cpu::gating(o, in.view("router_logits"), in.view("e_score_correction_bias"), out.view("topk_weights"), out.view("topk_ids"), options);
+  cpu::gating(o, in.view("router_logits"), in.view("e_score_correction_bias"), out.view("topk_weights"),
+              out.view("topk_ids"), options);
   if (const ConstView table = in.view("logical_to_physical")) remap(o, table, out.view("topk_ids"));
 }
 
@@ -51,28 +53,32 @@ void run_routed_scaling(const Case& c, Inputs in, Outputs out, cpu::CpuOptions o
 
 void run_shared_experts(const Case& c, Inputs in, Outputs out, cpu::CpuOptions options) {
   if (c.choice("form") == "slots") {
-    cpu::insert_shared_slots(slot_insertion_options(c), in.view("topk_ids"), in.view("topk_weights"), in.view("gate_logits"),
-                             out.view("out_ids"), out.view("out_weights"), options);
+    cpu::insert_shared_slots(slot_insertion_options(c), in.view("topk_ids"), in.view("topk_weights"),
+                             in.view("gate_logits"), out.view("out_ids"), out.view("out_weights"), options);
     return;
   }
-  const cpu::FatSharedExpert fat{in.view("gate"),       in.view("up"),         in.view("down"),  in.view("gate_scale"),
-                                 in.view("up_scale"),   in.view("down_scale"), weight_scale(c)};
-  cpu::split_shared_experts(fat, {out.view("w13"), out.view("w2"), out.view("w13_scale"), out.view("w2_scale")});
+  const cpu::FatSharedExpert fat{in.view("gate"),       in.view("up"),       in.view("down"),
+                                 in.view("gate_scale"), in.view("up_scale"), in.view("down_scale"),
+                                 weight_scale(c)};
+  cpu::split_shared_experts(fat,
+                            {out.view("w13"), out.view("w2"), out.view("w13_scale"), out.view("w2_scale")});
 }
 
 void run_moe_align(const Case& c, Inputs in, Outputs out, cpu::CpuOptions options) {
   if (is_convention(c, "aiter")) {
-    cpu::moe_sorting(sorting_options(c, in), in.view("topk_ids"), in.view("topk_weights"), out.view("sorted_ids"),
-                     out.view("sorted_weights"), out.view("sorted_expert_ids"), out.view("num_valid_ids"));
+    cpu::moe_sorting(sorting_options(c, in), in.view("topk_ids"), in.view("topk_weights"),
+                     out.view("sorted_ids"), out.view("sorted_weights"), out.view("sorted_expert_ids"),
+                     out.view("num_valid_ids"));
   } else if (is_convention(c, "permute")) {
     const reference::PermuteOptions o = permute_options(c, in);
-    cpu::permute(o, in.view("topk_ids"), out.view("expert_first_token_offset"), out.view("row_of_slot"), out.view("slot_of_row"),
-                 out.view("m_indices"));
+    cpu::permute(o, in.view("topk_ids"), out.view("expert_first_token_offset"), out.view("row_of_slot"),
+                 out.view("slot_of_row"), out.view("m_indices"));
     cpu::permute_rows(o, in.view("hidden_states"), out.view("slot_of_row"), out.view("permuted"), options);
-    cpu::unpermute(o, out.view("permuted"), in.view("topk_weights"), out.view("row_of_slot"), out.view("out"), options);
+    cpu::unpermute(o, out.view("permuted"), in.view("topk_weights"), out.view("row_of_slot"), out.view("out"),
+                   options);
   } else {
-    cpu::moe_align_block_size(align_options(c, in), in.view("topk_ids"), out.view("sorted_token_ids"), out.view("expert_ids"),
-                              out.view("num_tokens_post_padded"));
+    cpu::moe_align_block_size(align_options(c, in), in.view("topk_ids"), out.view("sorted_token_ids"),
+                              out.view("expert_ids"), out.view("num_tokens_post_padded"));
   }
 }
 
@@ -101,8 +107,11 @@ constexpr std::array kAdapters = {
     Adapter{"routed_scaling", nothing_unsupported, run_routed_scaling},
     Adapter{"shared_experts", nothing_unsupported, run_shared_experts},
     Adapter{"moe_align", nothing_unsupported, run_moe_align},
-    Adapter{"experts", [](const Case& c) { return cpu::experts_unsupported(experts_options(c), weight_dtype(c)); }, run_experts},
-    Adapter{"moe_block", [](const Case& c) { return cpu::moe_block_unsupported(moe_block_options(c), weight_dtype(c)); },
+    Adapter{"experts",
+            [](const Case& c) { return cpu::experts_unsupported(experts_options(c), weight_dtype(c)); },
+            run_experts},
+    Adapter{"moe_block",
+            [](const Case& c) { return cpu::moe_block_unsupported(moe_block_options(c), weight_dtype(c)); },
             run_moe_block},
 };
 
@@ -114,7 +123,8 @@ const Adapter* adapter_of(const Case& c) {
 
 class CpuImplementation : public Implementation {
  public:
-  CpuImplementation(std::string name, std::string summary) : name_(std::move(name)), summary_(std::move(summary)) {}
+  CpuImplementation(std::string name, std::string summary)
+      : name_(std::move(name)), summary_(std::move(summary)) {}
 
   std::string_view name() const override { return name_; }
   std::string_view summary() const override { return summary_; }
@@ -137,7 +147,8 @@ class CpuImplementation : public Implementation {
 
 class FaultyCpu final : public CpuImplementation {
  public:
-  explicit FaultyCpu(const cpu::FaultInfo& info) : CpuImplementation(fmt::format("cpu!{}", info.name), std::string(info.what)), info_(info) {}
+  explicit FaultyCpu(const cpu::FaultInfo& info)
+      : CpuImplementation(fmt::format("cpu!{}", info.name), std::string(info.what)), info_(info) {}
 
   std::optional<std::string> unsupported(const Case& c) const override {
     if (c.operator_name() != info_.op) return fmt::format("this fault is in {}", info_.op);
@@ -175,7 +186,8 @@ class BaselineCpu final : public CpuImplementation {
 std::span<const PlantedFault> planted_faults() {
   static const std::vector<PlantedFault> all = [] {
     std::vector<PlantedFault> list;
-    for (const cpu::FaultInfo& f : cpu::faults()) list.push_back({f.name, f.op, f.class_, f.what, f.upstream});
+    for (const cpu::FaultInfo& f : cpu::faults())
+      list.push_back({f.name, f.op, f.class_, f.what, f.upstream});
     return list;
   }();
   return all;
@@ -190,12 +202,14 @@ std::unique_ptr<Implementation> make_faulty_cpu(std::string_view fault) {
 #else
 
 const Implementation& cpu_implementation() {
-  static const CpuImplementation impl("cpu", fmt::format("Highway SIMD ({} here) and threads", cpu::cpu_target()));
+  static const CpuImplementation impl("cpu",
+                                      fmt::format("Highway SIMD ({} here) and threads", cpu::cpu_target()));
   return impl;
 }
 
 const Implementation& cpu_baseline_implementation() {
-  static const BaselineCpu impl("cpu-baseline", "the same sources on the lowest instruction set, without fused multiply-add");
+  static const BaselineCpu impl("cpu-baseline",
+                                "the same sources on the lowest instruction set, without fused multiply-add");
   return impl;
 }
 

@@ -14,7 +14,9 @@ namespace {
 class ReferenceImplementation final : public Implementation {
  public:
   std::string_view name() const override { return "reference"; }
-  std::string_view summary() const override { return "the scalar reference itself, rounded to the outputs' dtypes"; }
+  std::string_view summary() const override {
+    return "the scalar reference itself, rounded to the outputs' dtypes";
+  }
   std::optional<std::string> unsupported(const Case&) const override { return std::nullopt; }
   void run(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions&) const override {
     const Operator& op = operator_of(c);
@@ -39,7 +41,8 @@ const std::map<std::string, std::unique_ptr<Implementation>, std::less<>>& fault
 
 std::span<const Implementation* const> implementations() {
   static const ReferenceImplementation reference;
-  static const std::array<const Implementation*, 3> all = {&cpu_implementation(), &cpu_baseline_implementation(), &reference};
+  static const std::array<const Implementation*, 3> all = {&cpu_implementation(),
+                                                           &cpu_baseline_implementation(), &reference};
   return all;
 }
 

@@ -22,32 +22,61 @@ struct PolicyField {
   void (*set)(GatingPolicy&, std::int64_t);
 };
 
-#define MOECHECK_MEMBER(member)                                                  \
-  [](const GatingPolicy& p) { return static_cast<std::int64_t>(p.member); },     \
+#define MOECHECK_MEMBER(member)                                              \
+  [](const GatingPolicy& p) { return static_cast<std::int64_t>(p.member); }, \
       [](GatingPolicy& p, std::int64_t v) { p.member = static_cast<decltype(p.member)>(v); }
 
 const std::vector<PolicyField>& policy_fields() {
   static const std::vector<std::string> tie = {"low", "high", "any", "bit_reversed", "lane64"};
   static const std::vector<PolicyField> fields = {
-      {"score_math", {"exp", "tanh", "log2"}, "how the score function is evaluated", MOECHECK_MEMBER(score_math)},
-      {"precision", {"f32", "score", "select", "all"}, "what is rounded to the logits' dtype", MOECHECK_MEMBER(precision)},
-      {"bias_cast", {"keep", "logits_dtype"}, "whether the bias is cast to the logits' dtype", MOECHECK_MEMBER(bias_cast)},
+      {"score_math",
+       {"exp", "tanh", "log2"},
+       "how the score function is evaluated",
+       MOECHECK_MEMBER(score_math)},
+      {"precision",
+       {"f32", "score", "select", "all"},
+       "what is rounded to the logits' dtype",
+       MOECHECK_MEMBER(precision)},
+      {"bias_cast",
+       {"keep", "logits_dtype"},
+       "whether the bias is cast to the logits' dtype",
+       MOECHECK_MEMBER(bias_cast)},
       {"bias_on", {"choice", "logits"}, "where the bias enters", MOECHECK_MEMBER(bias_on)},
-      {"weight_from", {"score", "choice_less_bias"}, "where the unbiased weight comes from", MOECHECK_MEMBER(weight_from)},
-      {"group_score", {"auto", "top2_sum", "max", "top2_distinct"}, "score of a group", MOECHECK_MEMBER(group_score)},
+      {"weight_from",
+       {"score", "choice_less_bias"},
+       "where the unbiased weight comes from",
+       MOECHECK_MEMBER(weight_from)},
+      {"group_score",
+       {"auto", "top2_sum", "max", "top2_distinct"},
+       "score of a group",
+       MOECHECK_MEMBER(group_score)},
       {"group_tie", tie, "which of two equal groups comes first", MOECHECK_MEMBER(group_tie)},
       {"expert_tie", tie, "which of two equal experts comes first", MOECHECK_MEMBER(expert_tie)},
-      {"masked", {"neg_inf", "zero"}, "what experts outside the selected groups compete with", MOECHECK_MEMBER(masked)},
-      {"epsilon", {"none", "add", "max", "guard"}, "divisor of renormalization: S, S+1e-20, max(S,1e-20), S>0?S:1",
+      {"masked",
+       {"neg_inf", "zero"},
+       "what experts outside the selected groups compete with",
+       MOECHECK_MEMBER(masked)},
+      {"epsilon",
+       {"none", "add", "max", "guard"},
+       "divisor of renormalization: S, S+1e-20, max(S,1e-20), S>0?S:1",
        MOECHECK_MEMBER(epsilon)},
       {"renorm", {"flag", "always"}, "whether renormalize=0 is honoured", MOECHECK_MEMBER(renorm)},
-      {"scale_weights", {"never", "always", "if_renorm", "if_flag", "if_flag_and_renorm"}, "when rsf multiplies the weights",
+      {"scale_weights",
+       {"never", "always", "if_renorm", "if_flag", "if_flag_and_renorm"},
+       "when rsf multiplies the weights",
        MOECHECK_MEMBER(scale_weights)},
-      {"shared_weights", {"none", "pre_renorm", "unit", "constant", "unit_if_renorm", "gated"}, "weight of a fused shared slot",
+      {"shared_weights",
+       {"none", "pre_renorm", "unit", "constant", "unit_if_renorm", "gated"},
+       "weight of a fused shared slot",
        MOECHECK_MEMBER(shared_weights)},
-      {"shared_ids", {"each", "same"}, "ids of the shared slots: E+i, or E for all", MOECHECK_MEMBER(shared_ids)},
+      {"shared_ids",
+       {"each", "same"},
+       "ids of the shared slots: E+i, or E for all",
+       MOECHECK_MEMBER(shared_ids)},
       {"order", {"score", "id", "any"}, "order of the routed slots", MOECHECK_MEMBER(order)},
-      {"non_finite", {"undefined", "finite_only", "score_zero", "lowest", "logit_zero"}, "what a NaN logit means",
+      {"non_finite",
+       {"undefined", "finite_only", "score_zero", "lowest", "logit_zero"},
+       "what a NaN logit means",
        MOECHECK_MEMBER(non_finite)},
       {"padding", {"compute", "minus_one", "zero_expert"}, "what padded rows hold", MOECHECK_MEMBER(padding)},
   };
@@ -77,18 +106,24 @@ Schema make_schema() {
       dtype_field("ids", {DType::kI32, DType::kI64}, "of topk_ids"),
       int_field("padded", 0, 0, 1 << 20, "rows at the end that are padding"),
       flag_field("remap", false, "ids go through logical_to_physical (EPLB)"),
-      fixed(choice_field("data", {"realistic", "integers", "ties", "near_ties", "negative", "large_bias", "wide", "uniform", "hot"},
-                         "how the logits and the bias are made")),
+      fixed(choice_field(
+          "data",
+          {"realistic", "integers", "ties", "near_ties", "negative", "large_bias", "wide", "uniform", "hot"},
+          "how the logits and the bias are made")),
   };
   for (Field& f : gating_policy_fields()) s.fields.push_back(fixed(std::move(f)));
   for (const GatingPreset& p : gating_presets())
     s.policies.push_back({std::string(p.name), std::string(p.summary), gating_policy_values(p.policy)});
   s.edits = {
-      {"nan", "logit [ROW, COL] is NaN", 2},          {"inf", "logit [ROW, COL] is +Inf", 2},
-      {"neg_inf", "logit [ROW, COL] is -Inf", 2},     {"zero", "all logits of ROW are 0", 1},
-      {"neg_zero", "all logits of ROW are -0", 1},    {"subnormal", "all logits of ROW are subnormal", 1},
+      {"nan", "logit [ROW, COL] is NaN", 2},
+      {"inf", "logit [ROW, COL] is +Inf", 2},
+      {"neg_inf", "logit [ROW, COL] is -Inf", 2},
+      {"zero", "all logits of ROW are 0", 1},
+      {"neg_zero", "all logits of ROW are -0", 1},
+      {"subnormal", "all logits of ROW are subnormal", 1},
       {"tie", "expert COL+1 gets the logit and bias of expert COL in ROW", 2},
-      {"copy", "ROW repeats row 0", 1},               {"all_nan", "all logits of ROW are NaN", 1},
+      {"copy", "ROW repeats row 0", 1},
+      {"all_nan", "all logits of ROW are NaN", 1},
       {"lowest", "all logits of ROW are the lowest finite number", 1},
   };
   return s;
@@ -97,24 +132,32 @@ Schema make_schema() {
 class GatingOperator final : public Operator {
  public:
   const Schema& schema() const override { return gating_schema(); }
-  std::string_view summary() const override { return "router logits to the experts of each token and their weights"; }
+  std::string_view summary() const override {
+    return "router logits to the experts of each token and their weights";
+  }
 
   std::optional<std::string> refusal(const Case& c) const override {
     const GatingOptions o = gating_options(c);
     if (o.padded_tokens > c.integer("tokens"))
-      return fmt::format("padded={} exceeds tokens={}: padded rows are among the tokens", o.padded_tokens, c.integer("tokens"));
+      return fmt::format("padded={} exceeds tokens={}: padded rows are among the tokens", o.padded_tokens,
+                         c.integer("tokens"));
     if (auto why = reference::refusal(o)) return why;
     const GatingPreset* preset = find_gating_preset(c.policy());
-    return preset == nullptr || preset->refuses == nullptr ? std::nullopt : preset->refuses(o, c.integer("tokens"));
+    return preset == nullptr || preset->refuses == nullptr ? std::nullopt
+                                                           : preset->refuses(o, c.integer("tokens"));
   }
 
   std::vector<TensorSpec> inputs(const Case& c) const override {
     const GatingOptions o = gating_options(c);
-    std::vector<TensorSpec> specs = {{"router_logits", o.logits_dtype, Shape(c.integer("tokens"), o.logit_columns()),
+    std::vector<TensorSpec> specs = {{"router_logits", o.logits_dtype,
+                                      Shape(c.integer("tokens"), o.logit_columns()),
                                       "[tokens, experts] (plus one column per gated shared slot)"}};
-    if (o.has_bias) specs.push_back({"e_score_correction_bias", o.bias_dtype, Shape(o.experts), "[experts], unless bias=none", true});
+    if (o.has_bias)
+      specs.push_back(
+          {"e_score_correction_bias", o.bias_dtype, Shape(o.experts), "[experts], unless bias=none", true});
     if (c.flag("remap"))
-      specs.push_back({"logical_to_physical", DType::kI32, Shape(o.experts), "[experts] a permutation, when remap=1", true});
+      specs.push_back({"logical_to_physical", DType::kI32, Shape(o.experts),
+                       "[experts] a permutation, when remap=1", true});
     return specs;
   }
 
@@ -136,17 +179,20 @@ class GatingOperator final : public Operator {
     judge_gating(inputs, static_cast<const GatingExpected&>(expected), outputs, j);
   }
 
-  void reference_outputs(const Case&, const TensorSet& inputs, const Expected& expected, TensorSet& outputs) const override;
+  void reference_outputs(const Case&, const TensorSet& inputs, const Expected& expected,
+                         TensorSet& outputs) const override;
   void blank_unspecified(const Case& c, const TensorSet& inputs, TensorSet& outputs) const override;
 
-  std::string likely_cause(const Case& c, const TensorSet& inputs, const Expected&, const TensorSet& outputs) const override {
+  std::string likely_cause(const Case& c, const TensorSet& inputs, const Expected&,
+                           const TensorSet& outputs) const override {
     return gating_cause(c, inputs, outputs);
   }
   std::span<const Relation> relations() const override { return gating_relations(); }
   std::vector<Case> cases(Suite suite) const override { return gating_cases(suite); }
 };
 
-void GatingOperator::reference_outputs(const Case& c, const TensorSet& inputs, const Expected& expected, TensorSet& outputs) const {
+void GatingOperator::reference_outputs(const Case& c, const TensorSet& inputs, const Expected& expected,
+                                       TensorSet& outputs) const {
   const auto& e = static_cast<const GatingExpected&>(expected);
   const GatingOptions& o = e.gating.options();
   const std::int64_t tokens = c.integer("tokens");
@@ -164,7 +210,8 @@ void GatingOperator::reference_outputs(const Case& c, const TensorSet& inputs, c
         weights.set(at, 0);
         continue;
       }
-      std::int64_t id = k < o.topk ? e.selections[static_cast<std::size_t>(t)][static_cast<std::size_t>(k)] : e.gating.shared_id(k - o.topk);
+      std::int64_t id = k < o.topk ? e.selections[static_cast<std::size_t>(t)][static_cast<std::size_t>(k)]
+                                   : e.gating.shared_id(k - o.topk);
       if (table && id < o.experts) id = table.int_at(id);
       ids.set_int(at, id);
       weights.set(at, w[static_cast<std::size_t>(k)].value);
@@ -200,7 +247,8 @@ GatingPolicy gating_policy(const Case& c) {
 
 std::vector<std::pair<std::string, std::string>> gating_policy_values(const GatingPolicy& policy) {
   std::vector<std::pair<std::string, std::string>> values;
-  for (const PolicyField& p : policy_fields()) values.emplace_back(p.name, p.values[static_cast<std::size_t>(p.get(policy))]);
+  for (const PolicyField& p : policy_fields())
+    values.emplace_back(p.name, p.values[static_cast<std::size_t>(p.get(policy))]);
   return values;
 }
 

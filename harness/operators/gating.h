@@ -24,9 +24,11 @@ struct GatingExpected : Expected {
   std::vector<std::vector<std::int64_t>> selections;  // the reference's ids, [topk] each
   std::vector<std::vector<bool>> masked;              // which of them won from outside the selected groups
 };
-std::unique_ptr<GatingExpected> gating_expected(const reference::GatingOptions& options, const TensorSet& inputs);
+std::unique_ptr<GatingExpected> gating_expected(const reference::GatingOptions& options,
+                                                const TensorSet& inputs);
 
-void judge_gating(const TensorSet& inputs, const GatingExpected& expected, const TensorSet& outputs, Judgement& j);
+void judge_gating(const TensorSet& inputs, const GatingExpected& expected, const TensorSet& outputs,
+                  Judgement& j);
 std::string gating_cause(const Case& c, const TensorSet& inputs, const TensorSet& outputs);
 
 std::span<const Relation> gating_relations();

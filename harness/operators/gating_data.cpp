@@ -26,7 +26,8 @@ struct Permuted {
   std::int64_t n_, step_ = 1, offset_;
 };
 
-double logit(std::string_view data, const GatingOptions& o, const Random& r, const Permuted& p, std::int64_t t, std::int64_t e) {
+double logit(std::string_view data, const GatingOptions& o, const Random& r, const Permuted& p,
+             std::int64_t t, std::int64_t e) {
   const auto i = static_cast<std::uint64_t>(t * o.logit_columns() + e);
   if (data == "realistic" || data == "large_bias") return 1.25 * r.normal(i);
   if (data == "negative") return -3 + r.normal(i);
@@ -35,23 +36,27 @@ double logit(std::string_view data, const GatingOptions& o, const Random& r, con
   if (data == "hot") return r.normal(i) + (e == 3 % o.experts ? 6 : 0);
   if (data == "ties") return 0.5 * static_cast<double>(r.integer(i, -3, 3));
   // Steps of one unit of the last place around 1: scores within each other's error bounds, and equal ones.
-  if (data == "near_ties") return 1 + static_cast<double>(r.integer(i, 0, 3)) * 2 * reference::unit_roundoff(o.logits_dtype);
+  if (data == "near_ties")
+    return 1 + static_cast<double>(r.integer(i, 0, 3)) * 2 * reference::unit_roundoff(o.logits_dtype);
   // The exact tier. With a bias, sigmoid saturates at 1 and the bias decides; without, logits are far apart.
-  if (o.has_bias && o.scoring == Scoring::kSigmoid) return 32 + static_cast<double>(p((e + t) % o.experts) % 8);
+  if (o.has_bias && o.scoring == Scoring::kSigmoid)
+    return 32 + static_cast<double>(p((e + t) % o.experts) % 8);
   return -0.25 * static_cast<double>(p((e + t) % o.experts));
 }
 
 double bias(std::string_view data, const Random& r, const Permuted& p, std::int64_t e) {
   const auto i = static_cast<std::uint64_t>(e);
-  if (data == "integers") return static_cast<double>(p(e)) / 64;  // distinct, also in bf16 for up to 256 experts
-  if (data == "large_bias") return 6.9375 + 0.04 * r.normal(i);   // GLM-5.2: biases between 6.82 and 7.06
+  if (data == "integers")
+    return static_cast<double>(p(e)) / 64;  // distinct, also in bf16 for up to 256 experts
+  if (data == "large_bias") return 6.9375 + 0.04 * r.normal(i);  // GLM-5.2: biases between 6.82 and 7.06
   if (data == "negative") return -1 + 0.1 * r.normal(i);
   if (data == "ties") return 0.25 * static_cast<double>(r.integer(i, -1, 1));
   if (data == "near_ties") return 0;
   return 0.1 * r.normal(i);
 }
 
-void apply_edit(const Edit& edit, const GatingOptions& o, std::int64_t tokens, reference::View logits, reference::View biases) {
+void apply_edit(const Edit& edit, const GatingOptions& o, std::int64_t tokens, reference::View logits,
+                reference::View biases) {
   const std::int64_t columns = o.logit_columns();
   if (edit.row >= tokens || edit.col >= columns) return;  // shrunk away
   const std::int64_t row = edit.row * columns;
@@ -81,9 +86,11 @@ void generate_gating(const Case& c, TensorSet& inputs) {
   const GatingOptions o = gating_options(c);
   const std::int64_t tokens = c.integer("tokens");
   const std::string_view data = c.choice("data");
-  const Random r(c.seed, "router_logits"), b(c.seed, "e_score_correction_bias"), m(c.seed, "logical_to_physical");
+  const Random r(c.seed, "router_logits"), b(c.seed, "e_score_correction_bias"),
+      m(c.seed, "logical_to_physical");
   const Permuted permuted(o.experts, b);
-  const reference::View logits = inputs.view("router_logits"), biases = inputs.view("e_score_correction_bias");
+  const reference::View logits = inputs.view("router_logits"),
+                        biases = inputs.view("e_score_correction_bias");
   for (std::int64_t t = 0; t < tokens; ++t)
     for (std::int64_t e = 0; e < o.logit_columns(); ++e)
       logits.set(t * o.logit_columns() + e, logit(data, o, r, permuted, t, e));

@@ -86,8 +86,8 @@ class RowJudge {
   }
 
   // Every way to take `need` of the optional groups.
-  Selection over_sets(const std::vector<std::int64_t>& ids, std::vector<bool> groups, const std::vector<std::int64_t>& optional,
-                      std::int64_t need) const {
+  Selection over_sets(const std::vector<std::int64_t>& ids, std::vector<bool> groups,
+                      const std::vector<std::int64_t>& optional, std::int64_t need) const {
     Selection s;
     if (need < 0 || need > static_cast<std::int64_t>(optional.size())) {
       s.right = Right::kUndecided;  // undecided ranks among groups need not form an order
@@ -96,7 +96,8 @@ class RowJudge {
     std::vector<bool> take(optional.size(), false);
     std::fill(take.begin(), take.begin() + need, true);
     for (std::size_t tried = 0; tried < kMaxGroupSets; ++tried) {
-      for (std::size_t i = 0; i < optional.size(); ++i) groups[static_cast<std::size_t>(optional[i])] = take[i];
+      for (std::size_t i = 0; i < optional.size(); ++i)
+        groups[static_cast<std::size_t>(optional[i])] = take[i];
       if (!beaten(ids, groups, s)) {
         s.right = Right::kUndecided;
         s.beaten = s.by = -1;
@@ -123,7 +124,11 @@ class RowJudge {
 class GatingJudge {
  public:
   GatingJudge(const TensorSet& inputs, const GatingExpected& expected, const TensorSet& outputs, Judgement& j)
-      : e_(expected), o_(expected.gating.options()), ids_(outputs.at("topk_ids")), weights_(outputs.at("topk_weights")), j_(j) {
+      : e_(expected),
+        o_(expected.gating.options()),
+        ids_(outputs.at("topk_ids")),
+        weights_(outputs.at("topk_weights")),
+        j_(j) {
     if (const ConstView table = inputs.view("logical_to_physical")) {
       logical_.assign(static_cast<std::size_t>(o_.experts), -1);
       for (std::int64_t e = 0; e < o_.experts; ++e) logical_[static_cast<std::size_t>(table.int_at(e))] = e;
@@ -145,7 +150,8 @@ class GatingJudge {
   std::int64_t id(std::int64_t t, std::int64_t k) const { return ids_.view().int_at(at(t, k)); }
 
   void wrong_id(std::int64_t t, std::int64_t k, std::int64_t expected, std::string note) {
-    fail_element(j_, ids_, at(t, k), static_cast<double>(expected), static_cast<double>(id(t, k)), std::move(note));
+    fail_element(j_, ids_, at(t, k), static_cast<double>(expected), static_cast<double>(id(t, k)),
+                 std::move(note));
   }
 
   void padded(std::int64_t t) {
@@ -153,7 +159,9 @@ class GatingJudge {
     const std::int64_t expected = zero ? 0 : -1;
     for (std::int64_t k = 0; k < o_.slots(); ++k) {
       ++j_.elements;
-      if (id(t, k) != expected) wrong_id(t, k, expected, fmt::format("padded token {} has id {} instead of {}", t, id(t, k), expected));
+      if (id(t, k) != expected)
+        wrong_id(t, k, expected,
+                 fmt::format("padded token {} has id {} instead of {}", t, id(t, k), expected));
       if (zero) judge_number(j_, weights_, at(t, k), Bounded::exact(0));
     }
   }
@@ -177,7 +185,8 @@ class GatingJudge {
     for (std::size_t a = 0; a < ids.size(); ++a)
       for (std::size_t b = 0; b < a; ++b)
         if (ids[a] == ids[b]) {
-          wrong_id(t, static_cast<std::int64_t>(a), -1, fmt::format("token {}: expert {} is selected twice, in slots {} and {}", t, ids[a], b, a));
+          wrong_id(t, static_cast<std::int64_t>(a), -1,
+                   fmt::format("token {}: expert {} is selected twice, in slots {} and {}", t, ids[a], b, a));
           return false;
         }
     return true;
@@ -188,7 +197,8 @@ class GatingJudge {
       ++j_.elements;
       const std::int64_t k = o_.topk + i, expected = e_.gating.shared_id(i);
       if (id(t, k) != expected)
-        wrong_id(t, k, expected, fmt::format("token {}: shared slot {} has id {} instead of {}", t, i, id(t, k), expected));
+        wrong_id(t, k, expected,
+                 fmt::format("token {}: shared slot {} has id {} instead of {}", t, i, id(t, k), expected));
     }
   }
 
@@ -221,7 +231,8 @@ class GatingJudge {
       Selection same;
       const std::vector<bool>& masked = e_.masked[static_cast<std::size_t>(t)];
       for (const std::int64_t got : ids_of_row_)
-        same.masked.push_back(masked[static_cast<std::size_t>(std::find(ref.begin(), ref.end(), got) - ref.begin())]);
+        same.masked.push_back(
+            masked[static_cast<std::size_t>(std::find(ref.begin(), ref.end(), got) - ref.begin())]);
       return same;
     }
     Selection s = RowJudge(e_.gating, r).selection(ids_of_row_);
@@ -236,11 +247,13 @@ class GatingJudge {
       const auto choice = [&](std::int64_t e) { return r.choice[static_cast<std::size_t>(e)].value; };
       if (s.bad_group >= 0)
         wrong_id(t, k, ref[static_cast<std::size_t>(k)],
-                 fmt::format("token {}: expert {} is of group {}, which is not among the {} best", t, got, s.bad_group, o_.topk_group));
+                 fmt::format("token {}: expert {} is of group {}, which is not among the {} best", t, got,
+                             s.bad_group, o_.topk_group));
       else
-        wrong_id(t, k, s.by,
-                 fmt::format("token {}: expert {} (choice score {:.9g}) was selected before expert {} ({:.9g})", t, got,
-                             choice(got), s.by, choice(s.by)));
+        wrong_id(
+            t, k, s.by,
+            fmt::format("token {}: expert {} (choice score {:.9g}) was selected before expert {} ({:.9g})", t,
+                        got, choice(got), s.by, choice(s.by)));
       break;
     }
     return s;
@@ -258,8 +271,9 @@ class GatingJudge {
         wrong = gating_order(r, b, a, known && s.masked[i], known && s.masked[i - 1]) == Order::kBefore;
       }
       if (!wrong) continue;
-      wrong_id(t, k, b, fmt::format("token {}: slots {} and {} (experts {} and {}) are not in {} order", t, k - 1, k, a, b,
-                                    o_.policy.order == SlotOrder::kId ? "id" : "score"));
+      wrong_id(t, k, b,
+               fmt::format("token {}: slots {} and {} (experts {} and {}) are not in {} order", t, k - 1, k,
+                           a, b, o_.policy.order == SlotOrder::kId ? "id" : "score"));
       return false;
     }
     return true;
@@ -298,7 +312,8 @@ std::unique_ptr<GatingExpected> gating_expected(const GatingOptions& options, co
   return e;
 }
 
-void judge_gating(const TensorSet& inputs, const GatingExpected& expected, const TensorSet& outputs, Judgement& j) {
+void judge_gating(const TensorSet& inputs, const GatingExpected& expected, const TensorSet& outputs,
+                  Judgement& j) {
   GatingJudge(inputs, expected, outputs, j).run();
 }
 

@@ -31,7 +31,8 @@ TensorSet with_rows(const Trial& trial, std::int64_t tokens, RowOf row_of) {
     Tensor rows(t.name(), t.dtype(), reference::Shape(tokens, t.shape()[1]));
     const std::size_t bytes = tokens == 0 ? 0 : rows.bytes() / static_cast<std::size_t>(tokens);
     for (std::int64_t r = 0; r < tokens; ++r)
-      std::memcpy(rows.data() + static_cast<std::size_t>(r) * bytes, t.data() + static_cast<std::size_t>(row_of(r)) * bytes, bytes);
+      std::memcpy(rows.data() + static_cast<std::size_t>(r) * bytes,
+                  t.data() + static_cast<std::size_t>(row_of(r)) * bytes, bytes);
     changed.add(std::move(rows));
   }
   return changed;
@@ -50,7 +51,8 @@ void token_permutation(const Trial& trial) {
   const auto reversed = [&](std::int64_t r) { return r < n ? n - 1 - r : r; };
   const TensorSet got = trial.run(trial.c, with_rows(trial, tokens_of(trial), reversed));
   for (const char* name : kOutputs)
-    for (std::int64_t r = 0; r < n; ++r) Trial::require_rows_equal(got, r, r + 1, trial.outputs, reversed(r), name);
+    for (std::int64_t r = 0; r < n; ++r)
+      Trial::require_rows_equal(got, r, r + 1, trial.outputs, reversed(r), name);
 }
 
 void batch_split(const Trial& trial) {
@@ -74,9 +76,11 @@ void batch_growth(const Trial& trial) {
   if (n == 0 || trial.c.integer("padded") > 0) throw NotApplicable("no tokens, or padding");
   if (n * columns > 4096) throw NotApplicable("the case is large enough already");
   const std::int64_t grown = 520;
-  const TensorSet got = trial.run(with_tokens(trial.c, grown, 0), with_rows(trial, grown, [n](std::int64_t r) { return r % n; }));
+  const TensorSet got = trial.run(with_tokens(trial.c, grown, 0),
+                                  with_rows(trial, grown, [n](std::int64_t r) { return r % n; }));
   for (const char* name : kOutputs)
-    for (std::int64_t r = 0; r < grown; ++r) Trial::require_rows_equal(got, r, r + 1, trial.outputs, r % n, name);
+    for (std::int64_t r = 0; r < grown; ++r)
+      Trial::require_rows_equal(got, r, r + 1, trial.outputs, r % n, name);
 }
 
 void duplicate_token(const Trial& trial) {
@@ -114,7 +118,8 @@ void expert_permutation(const Trial& trial) {
   for (std::int64_t t = 0; t < was.shape[0]; ++t)
     for (std::int64_t e = 0; e < was.shape[1]; ++e) logits.set(t * was.shape[1] + e, was.at(t, from(e)));
   if (const reference::View bias = changed.view("e_score_correction_bias"))
-    for (std::int64_t e = 0; e < o.experts; ++e) bias.set(e, trial.inputs.view("e_score_correction_bias").at(from(e)));
+    for (std::int64_t e = 0; e < o.experts; ++e)
+      bias.set(e, trial.inputs.view("e_score_correction_bias").at(from(e)));
   const TensorSet got = trial.run(trial.c, changed);
   Judgement j;
   trial.op.judge(trial.c, changed, *trial.op.reference(trial.c, changed), got, j);
@@ -140,7 +145,8 @@ void dead_expert(const Trial& trial) {
     }
   }
   const TensorSet got = trial.run(trial.c, changed);
-  for (const char* name : kOutputs) Trial::require_rows_equal(got, 0, logits.shape[0], trial.outputs, 0, name);
+  for (const char* name : kOutputs)
+    Trial::require_rows_equal(got, 0, logits.shape[0], trial.outputs, 0, name);
 }
 
 // Twice the factor: routed weights double exactly where the policy scales them, and stay where it does not; nothing squares.
@@ -152,27 +158,34 @@ void scale_applied_once(const Trial& trial) {
   const TensorSet got = trial.run(changed, trial.inputs);
   const double factor = reference::Gating(gating_options(changed)).scales_weights() ? 2 : 1;
   // Doubling is exact but for subnormals of what the weights are rounded to.
-  const double normal = 4 * reference::min_normal(o.policy.precision == reference::Precision::kAll ? o.logits_dtype : DType::kF32);
+  const double normal =
+      4 *
+      reference::min_normal(o.policy.precision == reference::Precision::kAll ? o.logits_dtype : DType::kF32);
   const reference::ConstView a = trial.outputs.view("topk_weights"), b = got.view("topk_weights");
   for (std::int64_t t = 0; t < a.shape[0]; ++t) {
     for (std::int64_t k = 0; k < o.topk; ++k) {
       const double before = a.at(t, k), after = b.at(t, k);
       if (after == factor * before || std::isnan(before) || std::fabs(before) < normal) continue;
-      throw Broken(fmt::format("topk_weights[{}, {}] went from {} to {} when rsf doubled: it should be {} times", t, k, before,
-                               after, factor));
+      throw Broken(
+          fmt::format("topk_weights[{}, {}] went from {} to {} when rsf doubled: it should be {} times", t, k,
+                      before, after, factor));
     }
   }
 }
 
 constexpr std::array kRelations = {
-    Relation{"token_permutation", "permuting tokens permutes rows and changes nothing else", token_permutation},
+    Relation{"token_permutation", "permuting tokens permutes rows and changes nothing else",
+             token_permutation},
     Relation{"batch_split", "a row is the same alone, in half the batch and in all of it", batch_split},
     Relation{"batch_growth", "a row is the same in a batch of 520", batch_growth},
     Relation{"duplicate_token", "equal rows give equal rows", duplicate_token},
     Relation{"padding_independence", "padded rows may hold NaN", padding_independence},
-    Relation{"expert_permutation", "exchanging experts inside their groups exchanges their ids", expert_permutation},
+    Relation{"expert_permutation", "exchanging experts inside their groups exchanges their ids",
+             expert_permutation},
     Relation{"dead_expert", "lowering logits of experts nobody selects changes nothing", dead_expert},
-    Relation{"scale_applied_once", "twice the routed_scaling_factor gives exactly twice the weights, or the same", scale_applied_once},
+    Relation{"scale_applied_once",
+             "twice the routed_scaling_factor gives exactly twice the weights, or the same",
+             scale_applied_once},
 };
 
 }  // namespace

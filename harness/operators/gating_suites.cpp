@@ -19,13 +19,15 @@ class Cases {
   bool add(std::string_view policy, std::string_view line) {
     Case c(gating_schema());
     c.set("policy", policy);
-    for (const std::string_view word : split_words(line)) c.set(word.substr(0, word.find('=')), word.substr(word.find('=') + 1));
+    for (const std::string_view word : split_words(line))
+      c.set(word.substr(0, word.find('=')), word.substr(word.find('=') + 1));
     if (gating_operator().refusal(c) || !seen_.insert(c.str()).second) return false;
     cases_.push_back(c);
     return true;
   }
   // Tries every line until one is accepted.
-  bool add_first(std::string_view policy, std::initializer_list<std::string_view> lines, std::string_view rest) {
+  bool add_first(std::string_view policy, std::initializer_list<std::string_view> lines,
+                 std::string_view rest) {
     for (const std::string_view line : lines)
       if (add(policy, fmt::format("{} {}", line, rest))) return true;
     return false;
@@ -59,8 +61,9 @@ void each_policy(Visit visit) {
   for (const Preset& p : gating_schema().policies) visit(p.name);
 }
 
-const std::initializer_list<std::string_view> kDtypes = {"dtype=f32", "dtype=bf16 bias=bf16", "dtype=bf16", "dtype=f16 bias=f16",
-                                                         "dtype=bf16 bias=none", "dtype=f32 bias=none"};
+const std::initializer_list<std::string_view> kDtypes = {
+    "dtype=f32",          "dtype=bf16 bias=bf16", "dtype=bf16",
+    "dtype=f16 bias=f16", "dtype=bf16 bias=none", "dtype=f32 bias=none"};
 
 std::vector<Case> quick() {
   Cases cases;
@@ -69,7 +72,9 @@ std::vector<Case> quick() {
     for (const std::string_view shape : kShapes)
       for (const std::string_view dtype : {"", "dtype=bf16", "dtype=bf16 bias=bf16"})
         for (const std::string_view data : {"data=realistic", "data=integers"})
-          if (taken < 8 && shape.find("bias") == std::string_view::npos ? true : dtype.find("bias") == std::string_view::npos)
+          if (taken < 8 && shape.find("bias") == std::string_view::npos
+                  ? true
+                  : dtype.find("bias") == std::string_view::npos)
             taken += cases.add(p, fmt::format("{} {} tokens=3 {}", shape, dtype, data));
     cases.add_first(p, kShapes, "tokens=3 shared_slots=1 scale_flag=1 data=realistic");
     cases.add_first(p, kShapes, "tokens=5 padded=2 data=realistic ids=i64");
@@ -84,14 +89,16 @@ std::vector<Case> models_suite() {
     each_policy([&](const std::string& p) {
       const std::size_t before = cases.size();
       for (const std::string_view dtype : kDtypes) {
-        if ((dtype.find("none") == std::string_view::npos) != (Case(gating_schema()).set("model", m.preset.name).choice("bias") != "none") &&
+        if ((dtype.find("none") == std::string_view::npos) !=
+                (Case(gating_schema()).set("model", m.preset.name).choice("bias") != "none") &&
             dtype.find("bias") != std::string_view::npos)
           continue;
         for (const std::string_view data : {"realistic", "integers", "large_bias"})
           for (const int tokens : {1, 17})
             cases.add(p, fmt::format("model={} {} tokens={} data={}", m.preset.name, dtype, tokens, data));
         cases.add(p, fmt::format("model={} {} tokens=5 shared_slots=1 data=realistic", m.preset.name, dtype));
-        cases.add(p, fmt::format("model={} {} tokens=5 shared_slots=1 scale_flag=1 data=realistic", m.preset.name, dtype));
+        cases.add(p, fmt::format("model={} {} tokens=5 shared_slots=1 scale_flag=1 data=realistic",
+                                 m.preset.name, dtype));
       }
       if (cases.size() == before) cases.add_refused(p, "model=" + m.preset.name);
     });
@@ -102,19 +109,24 @@ std::vector<Case> models_suite() {
 std::vector<Case> adversarial() {
   Cases cases;
   each_policy([&](const std::string& p) {
-    for (const std::string_view data : {"ties", "near_ties", "negative", "large_bias", "wide", "uniform", "hot"}) {
+    for (const std::string_view data :
+         {"ties", "near_ties", "negative", "large_bias", "wide", "uniform", "hot"}) {
       cases.add_first(p, kShapes, fmt::format("tokens=7 data={}", data));
-      cases.add_first(p, {"experts=256 dtype=bf16 bias=bf16", "experts=160 dtype=bf16", "experts=256 scoring=softmax bias=none dtype=bf16 rsf=1"},
+      cases.add_first(p,
+                      {"experts=256 dtype=bf16 bias=bf16", "experts=160 dtype=bf16",
+                       "experts=256 scoring=softmax bias=none dtype=bf16 rsf=1"},
                       fmt::format("tokens=7 data={}", data));
     }
-    for (const std::string_view edit : {"nan:1:3", "inf:1:3", "neg_inf:1:3", "zero:1", "neg_zero:1", "subnormal:1", "tie:1:5", "copy:2",
-                                        "all_nan:1", "lowest:1"})
+    for (const std::string_view edit : {"nan:1:3", "inf:1:3", "neg_inf:1:3", "zero:1", "neg_zero:1",
+                                        "subnormal:1", "tie:1:5", "copy:2", "all_nan:1", "lowest:1"})
       cases.add_first(p, kShapes, fmt::format("tokens=3 edit={}", edit));
-    for (const int tokens : {0, 1, 2, 31, 32, 33, 511, 512, 513}) cases.add_first(p, kShapes, fmt::format("tokens={}", tokens));
-    for (const std::string_view shape : {"experts=8 topk=8", "experts=8 topk=1", "experts=1 topk=1", "experts=33 topk=5", "experts=63",
-                                         "experts=65", "experts=288", "experts=640", "experts=896 topk=16", "experts=16 groups=8 topk_group=8 topk=16",
-                                         "experts=60 groups=4 topk_group=2 topk=6", "experts=64 groups=2 topk_group=1 topk=8",
-                                         "experts=256 groups=16 topk_group=2"}) {
+    for (const int tokens : {0, 1, 2, 31, 32, 33, 511, 512, 513})
+      cases.add_first(p, kShapes, fmt::format("tokens={}", tokens));
+    for (const std::string_view shape :
+         {"experts=8 topk=8", "experts=8 topk=1", "experts=1 topk=1", "experts=33 topk=5", "experts=63",
+          "experts=65", "experts=288", "experts=640", "experts=896 topk=16",
+          "experts=16 groups=8 topk_group=8 topk=16", "experts=60 groups=4 topk_group=2 topk=6",
+          "experts=64 groups=2 topk_group=1 topk=8", "experts=256 groups=16 topk_group=2"}) {
       cases.add(p, fmt::format("{} tokens=3", shape));
       cases.add(p, fmt::format("{} tokens=3 data=negative", shape));
     }
@@ -132,20 +144,32 @@ std::vector<Case> full() {
   Cases cases;
   const Random r(1, "gating full suite");
   std::uint64_t i = 0;
-  const auto pick = [&](const std::vector<std::string>& from) { return from[static_cast<std::size_t>(r.integer(i++, 0, static_cast<std::int64_t>(from.size()) - 1))]; };
+  const auto pick = [&](const std::vector<std::string>& from) {
+    return from[static_cast<std::size_t>(r.integer(i++, 0, static_cast<std::int64_t>(from.size()) - 1))];
+  };
   const Schema& s = gating_schema();
-  const auto choices = [&](const char* field) { return s.fields[static_cast<std::size_t>(s.find(field))].choices; };
+  const auto choices = [&](const char* field) {
+    return s.fields[static_cast<std::size_t>(s.find(field))].choices;
+  };
   int taken = 0;
   for (int draw = 0; draw < 40000 && taken < 3000; ++draw) {
-    const std::string policy = s.policies[static_cast<std::size_t>(r.integer(i++, 0, static_cast<std::int64_t>(s.policies.size()) - 1))].name;
+    const std::string policy = s.policies[static_cast<std::size_t>(r.integer(
+                                              i++, 0, static_cast<std::int64_t>(s.policies.size()) - 1))]
+                                   .name;
     const std::int64_t groups = r.integer(i++, 0, 2) == 0 ? std::int64_t{1} << r.integer(i++, 1, 4) : 1;
     const std::int64_t per_group = r.integer(i++, 0, 1) ? 32 : r.integer(i++, 2, 96);
-    taken += cases.add(policy, fmt::format("tokens={} experts={} groups={} topk_group={} topk={} shared_slots={} scoring={} renormalize={} "
-                                           "rsf={} scale_flag={} dtype={} bias={} ids={} data={} seed={}",
-                                           r.integer(i++, 1, 9), groups == 1 ? pick({"64", "128", "160", "256", "288", "384", "512"}) : std::to_string(groups * per_group),
-                                           groups, r.integer(i++, 1, groups), r.integer(i++, 1, 10), r.integer(i++, -2, 2) > 0 ? 1 : 0,
-                                           pick(choices("scoring")), r.integer(i++, 0, 3) > 0 ? 1 : 0, pick({"1", "2.5", "2.827", "16"}), r.integer(i++, 0, 1),
-                                           pick(choices("dtype")), pick(choices("bias")), pick(choices("ids")), pick(choices("data")), draw + 1));
+    taken += cases.add(
+        policy,
+        fmt::format(
+            "tokens={} experts={} groups={} topk_group={} topk={} shared_slots={} scoring={} renormalize={} "
+            "rsf={} scale_flag={} dtype={} bias={} ids={} data={} seed={}",
+            r.integer(i++, 1, 9),
+            groups == 1 ? pick({"64", "128", "160", "256", "288", "384", "512"})
+                        : std::to_string(groups * per_group),
+            groups, r.integer(i++, 1, groups), r.integer(i++, 1, 10), r.integer(i++, -2, 2) > 0 ? 1 : 0,
+            pick(choices("scoring")), r.integer(i++, 0, 3) > 0 ? 1 : 0, pick({"1", "2.5", "2.827", "16"}),
+            r.integer(i++, 0, 1), pick(choices("dtype")), pick(choices("bias")), pick(choices("ids")),
+            pick(choices("data")), draw + 1));
   }
   return cases.take();
 }
@@ -154,10 +178,14 @@ std::vector<Case> full() {
 
 std::vector<Case> gating_cases(Suite suite) {
   switch (suite) {
-    case Suite::kQuick: return quick();
-    case Suite::kModels: return models_suite();
-    case Suite::kAdversarial: return adversarial();
-    case Suite::kFull: return full();
+    case Suite::kQuick:
+      return quick();
+    case Suite::kModels:
+      return models_suite();
+    case Suite::kAdversarial:
+      return adversarial();
+    case Suite::kFull:
+      return full();
   }
   return {};
 }

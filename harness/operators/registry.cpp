@@ -12,8 +12,9 @@ std::string_view name(Suite suite) {
 }
 
 std::span<const Operator* const> operators() {
-  static const std::array<const Operator*, 6> all = {&gating_operator(),    &routed_scaling_operator(), &shared_experts_operator(),
-                                                     &moe_align_operator(), &experts_operator(),        &moe_block_operator()};
+  static const std::array<const Operator*, 6> all = {&gating_operator(),         &routed_scaling_operator(),
+                                                     &shared_experts_operator(), &moe_align_operator(),
+                                                     &experts_operator(),        &moe_block_operator()};
   return all;
 }
 
@@ -25,13 +26,14 @@ const Operator* find_operator(std::string_view name) {
 
 Case parse_case(std::string_view line) {
   const std::vector<std::string_view> words = split_words(line);
-  if (words.empty()) throw UsageError("the case line is empty: it starts with an operator's name, then field=value ...");
+  if (words.empty())
+    throw UsageError("the case line is empty: it starts with an operator's name, then field=value ...");
   const Operator* op = find_operator(words[0]);
   if (op == nullptr) {
     std::vector<std::string> known;
     for (const Operator* o : operators()) known.emplace_back(o->name());
-    throw UsageError(fmt::format("'{}' is not an operator: did you mean {}? There are {}", words[0], nearest(words[0], known),
-                                 fmt::join(known, ", ")));
+    throw UsageError(fmt::format("'{}' is not an operator: did you mean {}? There are {}", words[0],
+                                 nearest(words[0], known), fmt::join(known, ", ")));
   }
   return parse_case(op->schema(), line);
 }

@@ -67,9 +67,7 @@ class Experts {
   float* y(std::int64_t slot) { return work_.y.data() + slot * x_stride_; }
   bool is_local(std::int64_t slot) const { return local_[static_cast<std::size_t>(slot)] >= 0; }
   // Global id of a slot of this tile, -1 where it contributes nothing.
-  std::int64_t reduce_id(std::int64_t slot) const {
-    return is_local(slot) ? global_id(slot) : -1;
-  }
+  std::int64_t reduce_id(std::int64_t slot) const { return is_local(slot) ? global_id(slot) : -1; }
   float weight(std::int64_t slot) const {
     return in_.topk_weights ? in_.topk_weights.as<float>()[first_ * o_.topk + slot] : 1.0F;
   }

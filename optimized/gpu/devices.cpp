@@ -35,7 +35,9 @@ bool properties_of(int device, Properties& p) { return hipGetDeviceProperties(&p
 bool versions(int& driver, int& runtime) {
   return hipDriverGetVersion(&driver) == hipSuccess && hipRuntimeGetVersion(&runtime) == hipSuccess;
 }
-std::string version_text(int v) { return std::to_string(v / 10000000) + "." + std::to_string(v / 100000 % 100); }
+std::string version_text(int v) {
+  return std::to_string(v / 10000000) + "." + std::to_string(v / 100000 % 100);
+}
 #endif
 
 }  // namespace
@@ -49,7 +51,8 @@ std::string gpu_devices() {
   }
   int driver = 0, runtime = 0;
   if (!names.empty() && versions(driver, runtime))
-    names += std::string(" (") + kApi + " driver " + version_text(driver) + ", runtime " + version_text(runtime) + ")";
+    names += std::string(" (") + kApi + " driver " + version_text(driver) + ", runtime " +
+             version_text(runtime) + ")";
   return names;
 }
 
