@@ -15,7 +15,7 @@ enum class Verdict : std::uint8_t {
   kSuspect,  // within the proven bound, beyond 6 sigma: no honest implementation is expected there in 1e9 elements
   kUndecided,  // right up to near-ties that the inputs leave open; counted, never a failure
   kMistrusted,  // it matched, but the check could not have failed: reference all zero, or bounds as large as the data
-  kOracle,  // two references disagree: a bug of moecheck, not of the implementation
+  kOracle,  // the reference fails its own judge: a bug of moecheck, not of the implementation
   kSkip,    // not run, with a reason
   kCrash,   // the process that ran it died
   kTimeout,
