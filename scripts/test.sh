@@ -3,7 +3,7 @@
 #   dev    all tests
 #   asan   all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   tsan   the quick suite with three threads per kernel under ThreadSanitizer (the tests themselves have no threads)
-# MOECHECK_PRESETS chooses among them. With CUDA or HIP installed, their host code is compiled as well.
+# MOECHECK_PRESETS chooses among them. CUDA and HIP are not used.
 source "$(dirname "$0")/common.sh"
 start=$SECONDS
 
