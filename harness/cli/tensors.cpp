@@ -60,7 +60,14 @@ int judge(const TensorArguments& a) {
   const Record r =
       judge_outputs(c, inputs, outputs, a.implementation == "reference" ? "yours" : a.implementation);
   if (!a.records.empty()) write_file(a.records, to_json(r) + "\n");
-  fmt::print("{}", verdict_text(r, color_wanted(STDOUT_FILENO)));
+  // What repeats this verdict is the judging of these files: nothing here can run the kernel that wrote them.
+  std::string text = verdict_text(r, color_wanted(STDOUT_FILENO));
+  if (const std::size_t at = text.rfind("moecheck repro "); at != std::string::npos)
+    text.erase(text.rfind('\n', at) + 1);
+  fmt::print("{}", text);
+  if (is_failure(r.result.verdict))
+    fmt::print("  moecheck judge {} --case {}{} --outputs {}\n", op.name(), shell_quoted(r.case_line),
+               a.inputs.empty() ? "" : " --inputs " + shell_word(a.inputs), shell_word(a.outputs));
   fmt::print(
       "  metrics   largest relative error of a row {:.3g}, cosine {:.9g}, NMSE {:.3g}, calc_diff {:.3g} "
       "(they gate nothing)\n",
