@@ -25,6 +25,8 @@ libfmt-dev: formatting
 nlohmann-json3-dev: JSON records, safetensors headers
 libcli11-dev: the command line
 libhwy-dev: SIMD of the optimized versions
+libcurl4-openssl-dev: the HTTP client of eval and bench serve
+libboost-dev: the HTTP server of serve (Asio and Beast, headers alone)
 "
 TEST_PACKAGES="
 libgtest-dev: unit tests

@@ -1,5 +1,6 @@
 // moecheck bench operators: speed, beside the machine's read bandwidth and the scalar reference.
 // moecheck bench judging: how many random cases a core generates, runs and judges per second, and what they find.
+// moecheck bench serve: load on a live endpoint, in bench_serve.cpp.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -141,6 +142,7 @@ void add_bench(CLI::App& app, Action& action) {
   CLI::App* bench_verb = app.add_subcommand("bench", "Measure speed");
   bench_verb->require_subcommand(1);
   add_judging(*bench_verb, action);
+  add_bench_serve(*bench_verb, action);
   auto a = std::make_shared<BenchArguments>();
   CLI::App* sub = bench_verb->add_subcommand(
       "operators", "Median time of operators, beside read bandwidth and the reference");

@@ -129,6 +129,14 @@ int run_command_line(int argc, char** argv) {
   add_list(app, action);
   add_bench(app, action);
   add_report(app, action);
+  add_serve(app, action);
+  add_eval(app, action);
+  add_prompts(app, action);
+  add_grade(app, action);
+  add_compare(app, action);
+  add_plan(app, action);
+  add_audit(app, action);
+  add_localize(app, action);
   try {
     require_verb(app, argc, argv);
     app.parse(argc, argv);

@@ -30,7 +30,17 @@ void add_run(CLI::App& app, Action& action);
 void add_judge(CLI::App& app, Action& action);
 void add_diagnose(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
+void add_bench_serve(CLI::App& bench_verb, Action& action);  // a subcommand of bench
 void add_report(CLI::App& app, Action& action);
+CLI::App* add_report_pr(CLI::App& report_verb, Action& action);  // a subcommand of report
+void add_serve(CLI::App& app, Action& action);
+void add_prompts(CLI::App& app, Action& action);
+void add_grade(CLI::App& app, Action& action);
+void add_eval(CLI::App& app, Action& action);
+void add_compare(CLI::App& app, Action& action);
+void add_plan(CLI::App& app, Action& action);
+void add_audit(CLI::App& app, Action& action);
+void add_localize(CLI::App& app, Action& action);
 
 // ---- Shared by the verbs
 

@@ -1,4 +1,4 @@
-// moecheck report: records to HTML.
+// moecheck report: records to HTML. moecheck report pr is in report_pr.cpp.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -20,12 +20,17 @@ void add_report(CLI::App& app, Action& action) {
   };
   auto a = std::make_shared<Arguments>();
   CLI::App* sub = app.add_subcommand("report", "Make an HTML report of records");
-  sub->add_option("records", a->records, "Record files")->required()->type_name("RECORDS.jsonl");
-  sub->add_option("-o,--output", a->output, "The report")->required()->type_name("FILE.html");
+  sub->add_option("records", a->records, "Record files")->type_name("RECORDS.jsonl");
+  sub->add_option("-o,--output", a->output, "The report")->type_name("FILE.html");
   sub->add_option("--junit", a->junit, "JUnit XML as well")->type_name("FILE.xml");
   sub->add_option("--title", a->title, "Its title")->capture_default_str();
-  sub->callback([a, &action] {
+  const CLI::App* pr = add_report_pr(*sub, action);
+  sub->callback([a, pr, &action] {
+    if (pr->parsed()) return;
     action = [a] {
+      if (a->records.empty())
+        throw UsageError("no records: give the files that check and judge write, or `report pr`");
+      if (a->output.empty()) throw UsageError("no output: give -o FILE.html");
       std::vector<Record> records;
       std::string command = "moecheck report";
       for (const std::string& path : a->records) {

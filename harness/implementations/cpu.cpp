@@ -7,9 +7,11 @@
 #include <array>
 
 #include "harness/implementations/faults.h"
+#include "harness/operators/attention.h"
 #include "harness/operators/common.h"
 #include "harness/operators/gating.h"
 #include "harness/operators/moe_align.h"
+#include "optimized/cpu/attention.h"
 #include "optimized/cpu/combine.h"
 #include "optimized/cpu/experts.h"
 #include "optimized/cpu/gating.h"
@@ -90,6 +92,11 @@ void run_moe_block(const Case& c, Inputs in, Outputs out, cpu::CpuOptions option
   cpu::moe_block(moe_block_options(c), moe_block_inputs(in), {out.view("out"), {}, {}}, options);
 }
 
+void run_attention(const Case& c, Inputs in, Outputs out, cpu::CpuOptions options) {
+  cpu::attention(attention_config(c), attention_weights(in), in.view("hidden_states"), out.view("out"),
+                 c.integer("chunk"), options);
+}
+
 // Dtype of the experts' weights: the activations', or e4m3 where they are quantized.
 DType weight_dtype(const Case& c) { return c.choice("quant") == "none" ? c.dtype("dtype") : DType::kE4M3FN; }
 
@@ -113,6 +120,7 @@ constexpr std::array kAdapters = {
     Adapter{"moe_block",
             [](const Case& c) { return cpu::moe_block_unsupported(moe_block_options(c), weight_dtype(c)); },
             run_moe_block},
+    Adapter{"attention", nothing_unsupported, run_attention},
 };
 
 const Adapter* adapter_of(const Case& c) {

@@ -10,5 +10,6 @@ const Operator& shared_experts_operator();
 const Operator& moe_align_operator();
 const Operator& experts_operator();
 const Operator& moe_block_operator();
+const Operator& attention_operator();
 
 }  // namespace moecheck::harness

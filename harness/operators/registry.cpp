@@ -12,9 +12,10 @@ std::string_view name(Suite suite) {
 }
 
 std::span<const Operator* const> operators() {
-  static const std::array<const Operator*, 6> all = {&gating_operator(),         &routed_scaling_operator(),
+  static const std::array<const Operator*, 7> all = {&gating_operator(),         &routed_scaling_operator(),
                                                      &shared_experts_operator(), &moe_align_operator(),
-                                                     &experts_operator(),        &moe_block_operator()};
+                                                     &experts_operator(),        &moe_block_operator(),
+                                                     &attention_operator()};
   return all;
 }
 
