@@ -364,23 +364,28 @@ TEST(ServeApi, TheKeyIsAskedFor) {
 
 TEST(ServeApi, AFullQueueSaysWhenToComeBack) {
   harness::ServerOptions o = quick_options();
-  o.max_queue = 3;
-  const Served s("ttft=300,slots=1", o);
-  std::vector<std::thread> running;
-  for (int i = 0; i < 3; ++i)
-    running.emplace_back([&] { EXPECT_EQ(s.post("/v1/completions", completion("x")).status, 200); });
-  ASSERT_TRUE(eventually([&] {
+  o.max_queue = 2;
+  const Served s("ttft=1000,slots=1", o);
+  const auto held = [&] {
     const auto e = s.engine->statistics();
-    return e.running + e.waiting == 3;
-  }));
-  EXPECT_EQ(s.metric("vllm:num_requests_waiting"), 2);
+    return e.running + e.waiting;
+  };
+  std::vector<std::thread> running;
+  for (int i = 0; i < 2; ++i)
+    running.emplace_back([&] { EXPECT_EQ(s.post("/v1/completions", completion("x")).status, 200); });
+  ASSERT_TRUE(eventually([&] { return held() == 2; }));
+  EXPECT_EQ(s.metric("vllm:num_requests_waiting"), 1);
   const Response r = s.post("/v1/completions", completion("y"));
   EXPECT_EQ(r.status, 429);
   EXPECT_EQ(r.header("Retry-After"), "1");
   EXPECT_EQ(r.json()["error"]["type"], "rate_limit_error");
+  EXPECT_EQ(s.post("/v1/completions", {{"prompt", "x"}, {"n", 3}}).status, 400);  // never fits
   for (std::thread& t : running) t.join();
-  EXPECT_EQ(s.post("/v1/completions", completion("y")).status, 200);
-  EXPECT_EQ(s.post("/v1/completions", {{"prompt", "x"}, {"n", 4}}).status, 400);  // never fits
+  Client again(s.port());
+  std::thread late([&] { again.post("/v1/completions", completion("y")); });
+  EXPECT_TRUE(eventually([&] { return held() == 1; }));
+  again.shut_down_sending();
+  late.join();
 }
 
 TEST(ServeApi, MetricsAgreeWithWhatClientsGot) {

@@ -1,21 +1,15 @@
 // moecheck eval: the questions of a task, asked of a live server, journaled and graded.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cmath>
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
-#include <ctime>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "harness/cli/cli.h"
+#include "harness/cli/eval_session.h"
 #include "harness/eval/background.h"
-#include "harness/eval/evaluation.h"
 #include "harness/eval/probe.h"
-#include "harness/eval/progress.h"
 #include "harness/statistics/planning.h"
 #include "harness/tasks/compare.h"
 #include "harness/text.h"
@@ -27,190 +21,15 @@ using Json = nlohmann::ordered_json;
 using eval::End, eval::Evaluation;
 
 constexpr double kAlpha = 0.05;
-constexpr std::int64_t kProbeQuestions = 64;
 constexpr std::size_t kShownDivergences = 5;
 
-struct EvalArguments {
-  std::string endpoint, model, model_b, task = "gsm8k", data, api = "completions", output;
-  std::vector<std::string> ab;
-  PromptOptions prompts;
-  eval::Settings settings;
-  int under_load = 0;
-  double margin_points = 1.0;
-  bool one_turn = false, resume = false, stop_early = false, probe = false, insecure = false;
-};
-
-volatile std::sig_atomic_t interrupted = 0;
-
-// The first interrupt ends the run in order, a second one at once.
-void catch_interrupts() {
-  struct sigaction action {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
-
-std::string default_output() {
-  const std::time_t now = std::time(nullptr);
-  std::tm local{};
-  localtime_r(&now, &local);
-  char text[40];
-  std::strftime(text, sizeof text, "moecheck-eval-%Y%m%d-%H%M%S", &local);
-  return text;
-}
-
-eval::Target target_of(const EvalArguments& a, const std::string& url, const std::string& model) {
-  const char* key = std::getenv("OPENAI_API_KEY");
-  eval::Target target{http::parse_endpoint(url, key == nullptr ? "" : key), model};
-  if (!model.empty()) return target;
-  http::Limits limits = a.settings.limits;
-  limits.total_s = std::min(limits.total_s, 30.0);
-  const std::vector<std::string> models = http::list_models(target.endpoint, limits);
-  if (models.size() != 1)
-    throw UsageError(
-        fmt::format("{} serves {}{}: choose one with --model", url,
-                    count(static_cast<std::int64_t>(models.size()), "model"),
-                    models.empty() ? "" : ", " + printable(fmt::format("{}", fmt::join(models, ", ")), 200)));
-  target.model = models[0];
-  return target;
-}
-
-// Progress on standard error: one line that is rewritten on a terminal, else a new one every 10 seconds.
-class Screen {
- public:
-  void show(const Evaluation& e, bool last) {
-    const http::Nanoseconds now = http::now();
-    const std::string line = progress_.line(e, now);
-    if (terminal_) {
-      fmt::print(stderr, "\r{}\x1b[K{}", line, last ? "\n" : "");
-    } else if (last || now - shown_ >= 10 * http::kSecond) {
-      fmt::print(stderr, "{}\n", line);
-      shown_ = now;
-    }
-    std::fflush(stderr);
-  }
-
- private:
-  eval::Progress progress_;
-  bool terminal_ = isatty(2) == 1;
-  http::Nanoseconds shown_ = http::now();
-};
-
-std::unique_ptr<eval::Journal> journal_of(const Evaluation& e, std::size_t arm, const std::string& directory,
-                                          bool resume) {
-  auto journal = std::make_unique<eval::Journal>(directory, e.run_settings(arm), resume);
-  if (journal->dropped_bytes() > 0)
-    fmt::print(stderr,
-               "{}: an unfinished last line of {} bytes was dropped, its question will be asked again\n",
-               printable(journal->path()), journal->dropped_bytes());
-  return journal;
-}
-
-void explain(const Evaluation& e, End end, const std::string& output) {
-  const auto resume = fmt::format("go on with --resume --output {}", shell_word(output));
-  if (end == End::kStopped)
-    fmt::print(stderr, "moecheck: stopped; all that was answered is kept: {}\n", resume);
-  if (end != End::kNoAnswers) return;
-  for (const eval::Arm& arm : e.arms())
-    if (arm.failed_in_a_row > 0)
-      fmt::print(
-          stderr,
-          "moecheck: {} gives no answers, {} in a row failed, the last with: {}\nset it right, then {}\n",
-          arm.target.endpoint.base, count(arm.failed_in_a_row, "request"), arm.last_error, resume);
-}
-
-Json extra_json(const eval::Arm& arm) {
-  Json j;
-  j["retries"] = arm.retries;
-  j["resumed"] = arm.resumed;
-  j["attempt_errors"] = Json::object();
-  for (const auto& [kind, n] : arm.errors) j["attempt_errors"][kind] = n;
-  return j;
-}
-
-// Table, outcomes and intervals; the result files, unless these very samples have been written before.
-Run report_arm(const Evaluation& e, std::size_t index, const std::string& output, const Json& more,
-               std::size_t prefix = SIZE_MAX) {
-  Run run = e.run_of_arm(index, prefix);
-  const eval::Arm& arm = e.arms()[index];
-  Json extra = extra_json(arm);
-  extra.update(more);
-  run.extra_json = extra.dump(-1, ' ', false, Json::error_handler_t::replace);
-  const std::string before = arm.journal->results();
-  const bool same = !before.empty() && arm.failed == 0 && arm.answered == arm.resumed;
-  if (!same) arm.journal->append_results(write_run(output, run));
-  fmt::print("{}{}", results_table(run), outcomes_text(run));
-  for (const FilterSummary& f : summarize(run).filters)
-    fmt::print("  {:<17} {} right of {}: {}, Wilson 95%\n", f.filter, f.accuracy.right, f.accuracy.n,
-               eval::score_text(f.accuracy.right, f.accuracy.n));
-  if (arm.retries > 0) {
-    std::string kinds;
-    for (const auto& [kind, n] : arm.errors)
-      kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", n, kind);
-    fmt::print("attempts that failed: {}\n", kinds);
-  }
-  fmt::print("{}task hash {}\n{} {}\n", eval::open_text(run), run.task_hash,
-             same ? "already in" : "written to", printable(same ? before : run.path));
-  return run;
-}
-
-struct Problem {  // what is asked
-  Dataset data;
-  PromptSet prompts;
-};
-
-std::unique_ptr<Problem> problem_of(EvalArguments& a) {
-  auto p = std::make_unique<Problem>();
-  p->data = read_dataset(a.data);
-  const Task& task = require_task(a.task);
-  a.prompts.api = a.api == "chat" ? Api::kChat : Api::kCompletions;
-  a.prompts.fewshot_as_multiturn = !a.one_turn;
-  a.prompts.fewshot_seed = a.settings.seed;
-  if (a.probe && a.prompts.limit == 0) a.prompts.limit = kProbeQuestions;
-  p->prompts = make_prompts(task, p->data, a.prompts);
-  if (a.settings.max_gen_toks == 0) a.settings.max_gen_toks = task.generation.max_gen_toks;
-  return p;
-}
-
-void announce(const Evaluation& e, const Problem& p, const std::string& output) {
-  for (const eval::Arm& arm : e.arms())
-    fmt::print(stderr, "{} of {}, {}{}\n", arm.target.endpoint.base, printable(arm.target.model),
-               count(static_cast<std::int64_t>(e.questions()), "question"),
-               arm.resumed > 0 ? fmt::format(", {} answered before", grouped(arm.resumed)) : "");
-  fmt::print(stderr, "{} {}, {} shots, {}; kept in {}\n", p.prompts.task->name, p.prompts.task->version,
-             p.prompts.options.num_fewshot, p.data.name, printable(output));
-}
-
-bool ask_all(Evaluation& e, http::Client& client, Screen& screen, End& end,
-             const std::function<bool()>& enough = {}) {
-  bool early = false;
-  end = e.run(client, [&] {
-    screen.show(e, false);
-    early = early || (enough && enough());
-    return interrupted == 0 && !early;
-  });
-  screen.show(e, true);
-  return early;
-}
-
-int exit_of(const Evaluation& e, End end) {
-  if (end != End::kComplete) return kExitNothingRan;
-  for (const eval::Arm& arm : e.arms())
-    if (arm.failed > 0) return kExitNothingRan;
-  return kExitFine;
-}
-
 int evaluate(EvalArguments& a) {
-  const auto problem = problem_of(a);
-  Evaluation e(problem->prompts, problem->data, a.settings, {target_of(a, a.endpoint, a.model)});
-  e.attach(0, journal_of(e, 0, a.output, a.resume));
+  const auto problem = eval_problem(a);
+  Evaluation e(problem->prompts, problem->data, a.settings, {eval_target(a, a.endpoint, a.model)});
+  e.attach(0, open_journal(e, 0, a.output, a.resume));
   announce(e, *problem, a.output);
-  http::Options options;
-  options.verify_tls = !a.insecure;
-  options.record_reads = false;
-  http::Client client(options);
-  Screen screen;
+  http::Client client(client_options(a));
+  EvalScreen screen;
   End end{};
   Json more = Json::object();
   if (a.under_load > 0) {
@@ -237,7 +56,7 @@ int evaluate(EvalArguments& a) {
   }
   explain(e, end, a.output);
   if (end == End::kComplete) report_arm(e, 0, a.output, more);
-  return exit_of(e, end);
+  return eval_exit(e, end);
 }
 
 int code_of(ComparisonVerdict verdict) {  // as `moecheck compare`
@@ -283,18 +102,15 @@ int report_pairs(const EvalArguments& a, const Run& run_a, const Run& run_b, boo
 }
 
 int evaluate_ab(EvalArguments& a) {
-  const auto problem = problem_of(a);
+  const auto problem = eval_problem(a);
   const std::string model_b = a.model_b.empty() ? a.model : a.model_b;
   Evaluation e(problem->prompts, problem->data, a.settings,
-               {target_of(a, a.ab[0], a.model), target_of(a, a.ab[1], model_b)});
+               {eval_target(a, a.ab[0], a.model), eval_target(a, a.ab[1], model_b)});
   const std::string folders[] = {a.output + "/a", a.output + "/b"};
-  for (const std::size_t arm : {0u, 1u}) e.attach(arm, journal_of(e, arm, folders[arm], a.resume));
+  for (const std::size_t arm : {0u, 1u}) e.attach(arm, open_journal(e, arm, folders[arm], a.resume));
   announce(e, *problem, a.output);
-  http::Options options;
-  options.verify_tls = !a.insecure;
-  options.record_reads = false;
-  http::Client client(options);
-  Screen screen;
+  http::Client client(client_options(a));
+  EvalScreen screen;
   End end{};
   std::function<bool()> enough;
   if (a.stop_early)
@@ -312,34 +128,32 @@ int evaluate_ab(EvalArguments& a) {
   fmt::print("\nB: {}\n", e.arms()[1].target.endpoint.base);
   const Run run_b = report_arm(e, 1, folders[1], more, prefix);
   const int verdict = report_pairs(a, run_a, run_b, early);
-  return early || verdict != kExitFine ? verdict : exit_of(e, end);
+  return early || verdict != kExitFine ? verdict : eval_exit(e, end);
 }
 
 int probe(EvalArguments& a) {
-  const auto problem = problem_of(a);
-  const eval::Target target = target_of(a, a.endpoint, a.model);
+  const auto problem = eval_problem(a);
+  const eval::Target target = eval_target(a, a.endpoint, a.model);
   if (a.settings.concurrency < 2)
     throw UsageError("--probe compares concurrency 1 with --concurrency N: N must be 2 or more");
   const int levels[] = {1, 1, a.settings.concurrency};
   const std::string folders[] = {"c1", "c1-again", fmt::format("c{}", a.settings.concurrency)};
   std::vector<Run> runs;
-  http::Options options;
-  options.verify_tls = !a.insecure;
-  http::Client client(options);
+  http::Client client(client_options(a));
   int exit = kExitFine;
   for (std::size_t i = 0; i < 3; ++i) {
     eval::Settings settings = a.settings;
     settings.concurrency = levels[i];
     Evaluation e(problem->prompts, problem->data, settings, {target});
     const std::string folder = a.output + "/" + folders[i];
-    e.attach(0, journal_of(e, 0, folder, a.resume));
+    e.attach(0, open_journal(e, 0, folder, a.resume));
     announce(e, *problem, folder);
-    Screen screen;
+    EvalScreen screen;
     End end{};
     ask_all(e, client, screen, end);
     explain(e, end, a.output);
     if (end != End::kComplete) return kExitNothingRan;
-    exit = std::max(exit, exit_of(e, end));
+    exit = std::max(exit, eval_exit(e, end));
     runs.push_back(e.run_of_arm(0));
     if (e.arms()[0].journal->results().empty())
       e.arms()[0].journal->append_results(write_run(folder, runs.back()));
@@ -367,7 +181,7 @@ int eval_verb(EvalArguments a) {
   if (a.stop_early && a.ab.empty())
     throw UsageError("--stop-early needs --ab: it watches for a regression of B");
   if (a.resume && a.output.empty()) throw UsageError("--resume needs the --output of the run to go on with");
-  if (a.output.empty()) a.output = default_output();
+  if (a.output.empty()) a.output = default_eval_output();
   catch_interrupts();
   if (a.probe) return probe(a);
   return a.ab.empty() ? evaluate(a) : evaluate_ab(a);

@@ -90,6 +90,8 @@ int run(Arguments a) {
   a.moe.threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   if (!a.dump.empty() && !a.fault.empty())
     throw UsageError("--fault with --dump: a dump is what somebody else's engine did; leave one of them out");
+  // Where another engine rounds to bf16 inside its MoE block is not known.
+  if (!a.dump.empty() && dtype == DType::kBF16 && a.moe.policy.empty()) a.moe.policy = "any";
   const TensorSet dump = a.dump.empty() ? make_dump(*model, dtype, a) : read_safetensors(a.dump);
   if (!a.save.empty()) write_safetensors(a.save, dump, {{"moecheck.dump", "1"}});
   const Localization l = localize(*model, dump, a.moe, a.dump.empty() ? engine_name(a) : a.dump);

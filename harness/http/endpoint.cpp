@@ -83,8 +83,9 @@ std::vector<std::string> Endpoint::headers(bool json_body) const {
   return all;
 }
 
-Response get(const std::string& url, const std::vector<std::string>& headers, const Limits& limits) {
-  Client client;
+Response get(const std::string& url, const std::vector<std::string>& headers, const Limits& limits,
+             const Options& options) {
+  Client client(options);
   Response answer;
   Callbacks callbacks;
   callbacks.done = [&](Response&& r) { answer = std::move(r); };
@@ -96,14 +97,15 @@ Response get(const std::string& url, const std::vector<std::string>& headers, co
 namespace {
 
 // A server that is not there is told at once; one that is there but busy gets a few more chances.
-Response ask_patiently(const std::string& url, const Endpoint& endpoint, const Limits& limits) {
+Response ask_patiently(const std::string& url, const Endpoint& endpoint, const Limits& limits,
+                       const Options& options) {
   RetryPolicy policy;
   policy.max_retries = 5;
   policy.first_s = 0.2;
   policy.longest_asked_s = 60;
   const Random jitter(0, url);
   for (int attempt = 0;; ++attempt) {
-    Response answer = get(url, endpoint.headers(false), limits);
+    Response answer = get(url, endpoint.headers(false), limits, options);
     const Error error = error_of(answer);
     if (!error || error.kind == ErrorKind::kRefused || error.kind == ErrorKind::kUnreachable) return answer;
     const auto delay = retry_delay(policy, error, attempt, jitter);
@@ -114,9 +116,9 @@ Response ask_patiently(const std::string& url, const Endpoint& endpoint, const L
 
 }  // namespace
 
-std::vector<std::string> list_models(const Endpoint& endpoint, const Limits& limits) {
+std::vector<std::string> list_models(const Endpoint& endpoint, const Limits& limits, const Options& options) {
   const std::string url = endpoint.base + "/models";
-  const Response answer = ask_patiently(url, endpoint, limits);
+  const Response answer = ask_patiently(url, endpoint, limits, options);
   if (const Error error = error_of(answer))
     throw UsageError(fmt::format("{} answers: {}{}: is the server up, and is this its address?", url,
                                  name(error.kind), error.message.empty() ? "" : " (" + error.message + ")"));

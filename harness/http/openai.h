@@ -167,8 +167,10 @@ Client::Id generate(Client& client, const Endpoint& endpoint, Api api, bool stre
 Error error_of(const Response& response);
 
 // Blocking: the model names of /v1/models, in its order. Throws UsageError saying what the endpoint answered and what to check.
-std::vector<std::string> list_models(const Endpoint& endpoint, const Limits& limits);
+std::vector<std::string> list_models(const Endpoint& endpoint, const Limits& limits,
+                                     const Options& options = {});
 // Blocking GET of any URL.
-Response get(const std::string& url, const std::vector<std::string>& headers, const Limits& limits);
+Response get(const std::string& url, const std::vector<std::string>& headers, const Limits& limits,
+             const Options& options = {});
 
 }  // namespace moecheck::harness::http

@@ -416,7 +416,8 @@ void Connection::lost(bool reset) {
 }
 
 void Connection::check_time(Clock::time_point now) {
-  if (now >= write_deadline_) return lost(true);  // else the system would keep trying to send what is buffered
+  if (now >= write_deadline_)
+    return lost(true);  // else the system would keep trying to send what is buffered
   if (now < deadline_) return;
   deadline_ = Clock::time_point::max();
   switch (state_) {
