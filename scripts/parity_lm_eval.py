@@ -6,11 +6,11 @@
     planted THEIRS OURS     changes one thing at a time in a copy of OURS: compare must see each
     client URL              the openai client: completions, chat, streaming, errors
 """
-import collections
 import copy
 import glob
 import hashlib
 import json
+import math
 import sys
 
 SAME = ["doc_id", "doc", "target", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash",
@@ -35,7 +35,7 @@ def load(folder):
 def numbers(results):
     """What a reader takes from the results file: scores with their errors, sample counts, version, shots, task hash."""
     (name,) = results["results"]
-    kept = {k: v for k, v in results["results"][name].items() if k not in ("name", "alias")}
+    kept = dict(results["results"][name])
     for key in ("versions", "n-shot", "n-samples", "higher_is_better", "task_hashes"):
         kept[key] = results[key][name]
     return kept
@@ -62,13 +62,8 @@ def differences(theirs, ours):
 
 
 def table(path):
-    """The printed table without the task's name, which is ours to choose, and blanks, whose number follows from it."""
     with open(path) as f:
-        lines = [line for line in f if line.startswith("|")]
-    cells = [[c.strip().strip("-:") for c in line.split("|")] for line in lines]
-    for row in cells[2:]:
-        row[1] = ""
-    return cells
+        return [line.rstrip("\n") for line in f if line.startswith("|")]
 
 
 def compare(theirs_dir, ours_dir):
@@ -141,7 +136,7 @@ def planted(theirs_dir, ours_dir):
     def in_results(name):
         def change(results, _):
             (task,) = results["results"].values()
-            task[name] += 2.0 ** -53
+            task[name] = math.nextafter(task[name], 0.5)
         return change
 
     changes = {

@@ -6,11 +6,11 @@
 #
 # LIMIT (256) questions, 5 shots. VENV: a Python environment with the packages below; made under build/ when not given.
 # PYTHON: the interpreter it is made with (3.10 or later). MOECHECK: the program. Exit code 1 on any difference.
+gsm8k=${1:+$(realpath "$1")}
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 MOECHECK=${MOECHECK:-build/release/moecheck}
 source scripts/serving.sh
 LIMIT=${LIMIT:-256}
-gsm8k=${1:-}
 model=datasets/tiny_glm4_moe/canary
 data=$PWD/datasets/word_problems
 out=build/parity
@@ -28,13 +28,14 @@ if [ -z "${VENV:-}" ]; then
 fi
 say "$("$VENV/bin/python" --version), lm_eval $("$VENV/bin/python" -c 'import importlib.metadata as m; print(m.version("lm_eval"), "transformers", m.version("transformers"), "openai", m.version("openai"))')"
 rm -rf "$out"
-mkdir -p "$out/tasks"
+mkdir -p "$out"
 
-# lm_eval's gsm8k task as it is, over other files.
-task() { # NAME DIR
-  cat >"$out/tasks/$1.yaml" <<YAML
+# lm_eval's gsm8k task over other files, nothing else changed. It takes the name gsm8k, as ours has it.
+task() { # FOLDER DATA
+  mkdir -p "$out/$1"
+  cat >"$out/$1/gsm8k.yaml" <<YAML
 include: $("$VENV/bin/python" -c 'import lm_eval, os; print(os.path.dirname(lm_eval.__file__))')/tasks/gsm8k/gsm8k.yaml
-task: $1
+task: gsm8k
 dataset_path: json
 dataset_name: null
 dataset_kwargs:
@@ -43,12 +44,12 @@ dataset_kwargs:
     test: $2/test.jsonl
 YAML
 }
-task gsm8k_word_problems "$data"
+task task.word_problems "$data"
 
-theirs() { # OUTPUT TASK ARGUMENTS...
+theirs() { # OUTPUT TASK_FOLDER ARGUMENTS...
   local to=$1 task=$2 start=$SECONDS
   shift 2
-  "$VENV/bin/lm_eval" --tasks "$task" --include_path "$out/tasks" --output_path "$out/$to" --log_samples "$@" \
+  "$VENV/bin/lm_eval" --tasks gsm8k --include_path "$out/$task" --output_path "$out/$to" --log_samples "$@" \
     >"$out/$to.txt" 2>"$out/$to.log" || { tail -20 "$out/$to.log" >&2; exit 1; }
   say "$to: lm_eval took $((SECONDS - start)) s"
 }
@@ -67,8 +68,8 @@ differ=0
 
 if [ -n "$gsm8k" ]; then
   say "prompts of all of GSM8K, 5 shots"
-  task gsm8k_local "$(realpath "$gsm8k")"
-  theirs gsm8k gsm8k_local --model dummy
+  task task.gsm8k "$gsm8k"
+  theirs gsm8k task.gsm8k --model dummy
   "$MOECHECK" prompts --task gsm8k --data "$gsm8k" --json "$out/gsm8k_prompts.json"
   "$VENV/bin/python" scripts/parity_lm_eval.py prompts "$out/gsm8k" "$out/gsm8k_prompts.json" || differ=1
 fi
@@ -77,11 +78,11 @@ say "serve --model $model"
 serve "$out/serve.log" --model $model
 url="base_url=$ENDPOINT/v1"
 common="model=canary,num_concurrent=16"
-theirs lm_eval.string gsm8k_word_problems --model local-completions --limit "$LIMIT" \
+theirs lm_eval.string task.word_problems --model local-completions --limit "$LIMIT" \
   --model_args "$url/completions,$common,tokenizer_backend=none,tokenized_requests=False"
-theirs lm_eval.ids gsm8k_word_problems --model local-completions --limit "$LIMIT" \
+theirs lm_eval.ids task.word_problems --model local-completions --limit "$LIMIT" \
   --model_args "$url/completions,$common,tokenizer_backend=huggingface,tokenizer=$PWD/$model"
-theirs lm_eval.chat gsm8k_word_problems --model local-chat-completions --apply_chat_template --limit "$LIMIT" \
+theirs lm_eval.chat task.word_problems --model local-chat-completions --apply_chat_template --limit "$LIMIT" \
   --model_args "$url/chat/completions,$common"
 ours moecheck.completions
 ours moecheck.chat --api chat
@@ -102,7 +103,7 @@ stop_server
 say "serve --model $model --fault routed_scale_on_shared_slot"
 serve "$out/serve.faulty.log" --model $model --fault routed_scale_on_shared_slot
 url="base_url=$ENDPOINT/v1"
-theirs lm_eval.faulty gsm8k_word_problems --model local-completions --limit "$LIMIT" \
+theirs lm_eval.faulty task.word_problems --model local-completions --limit "$LIMIT" \
   --model_args "$url/completions,$common,tokenizer_backend=none,tokenized_requests=False"
 ours moecheck.faulty
 compare "completions of the faulty model" lm_eval.faulty moecheck.faulty

@@ -54,7 +54,7 @@ std::vector<GenerationRequest> requests(int count, std::int64_t max_tokens = 24)
     GenerationRequest r;
     // Two of three share a prefix that is longer than two pages.
     const int length = 5 + 11 * (i % 7);
-    for (int j = 0; j < length; ++j) r.prompt.push_back((i % 3 == 0 ? 31 * i : 0) + 17 * j % 700 + 1);
+    for (int j = 0; j < length; ++j) r.prompt.push_back(((i % 3 == 0 ? 31 * i : 0) + 17 * j) % 700 + 1);
     r.prompt.push_back(1 + i);
     r.max_tokens = max_tokens;
     r.ignore_eos = i % 2 == 0;
@@ -105,7 +105,8 @@ TEST(Glm4MoeEngine, TokensDoNotDependOnBatchChunksThreadsOrPrefixCache) {
         o.prefix_cache = prefix, o.rows_per_step = rows, o.threads = threads;
         EngineStatistics s;
         expect_equal(run(model, o, all, &s), expected);
-        EXPECT_EQ(s.prefix_cache_hits > 0, prefix);
+        // Requests that start in one step cannot share yet.
+        EXPECT_TRUE(s.prefix_cache_hits > 0 ? prefix : !(prefix && rows == 3)) << s.prefix_cache_hits;
       }
 }
 
@@ -246,18 +247,33 @@ TEST(Glm4MoeEngine, FaultsChangeTheTokensWhereTheyAre) {
   }
 }
 
-// The draft layer's fault changes what is accepted, and no token.
-TEST(Glm4MoeEngine, FaultOfTheMtpLayerChangesAcceptanceAlone) {
-  const TinyModel model("mtp");
-  const auto all = requests(8, 40);
-  Glm4MoeEngineOptions o;
-  o.speculate = 1, o.moe.fused = true;
-  EngineStatistics right, wrong;
-  const auto a = run(model, o, all, &right);
-  auto checkpoint = load_glm4_moe(model.folder, DType::kF32);
-  o.moe.fault = parse_served_fault("slots_zero@mtp", checkpoint->config);
-  expect_equal(run(model, o, all, &wrong), a);
-  EXPECT_NE(std::pair(right.accepted_tokens, right.drafts), std::pair(wrong.accepted_tokens, wrong.drafts));
+// Zeroed shared slots in the draft layer: the answers stay, and acceptance falls by far (the loader's fault of vllm#44313).
+TEST(Glm4MoeEngine, FaultOfTheMtpLayerLowersAcceptanceAlone) {
+  const std::string source = MOECHECK_SOURCE_DIR;
+  const auto golden = nlohmann::json::parse(std::ifstream(source + "/datasets/golden/glm4_moe_tiny.json"));
+  std::vector<GenerationRequest> all;
+  for (const auto& row : golden.at("models").at("canary")) {
+    GenerationRequest r;
+    r.prompt = row.at("prompt_ids").get<std::vector<TokenId>>();
+    r.max_tokens = 50;
+    all.push_back(std::move(r));
+  }
+  const auto accepted = [&](const char* fault, std::vector<Answer>& answers) {
+    auto checkpoint = load_glm4_moe(source + "/datasets/tiny_glm4_moe/canary", DType::kF32);
+    Glm4MoeEngineOptions o;
+    o.speculate = 1, o.moe.fused = true;
+    if (fault != nullptr) o.moe.fault = parse_served_fault(fault, checkpoint->config);
+    const auto engine = make_glm4_moe_engine(std::move(checkpoint), o);
+    answers = ask(*engine, all);
+    const EngineStatistics s = engine->statistics();
+    return static_cast<double>(s.accepted_tokens) / static_cast<double>(s.draft_tokens);
+  };
+  std::vector<Answer> right, wrong;
+  const double with = accepted(nullptr, right), without = accepted("slots_zero@mtp", wrong);
+  EXPECT_GT(with, 0.85);
+  EXPECT_LT(without, with - 0.2);
+  ASSERT_EQ(right.size(), wrong.size());
+  for (std::size_t i = 0; i < right.size(); ++i) EXPECT_EQ(right[i].tokens, wrong[i].tokens);
 }
 
 std::string error_of(const std::function<void()>& f) {
@@ -308,7 +324,7 @@ TEST(Glm4MoeCheckpoint, BadFilesAreNamed) {
   EXPECT_NE(with("hidden_size", 48).find("config.json asks for"), std::string::npos);
   EXPECT_NE(with("n_group", 3).find("n_group=3"), std::string::npos);
   EXPECT_NE(with("num_key_value_heads", 3).find("not a multiple"), std::string::npos);
-  EXPECT_NE(with("n_routed_experts", 4).find("is not part of"), std::string::npos);
+  EXPECT_NE(with("num_nextn_predict_layers", 0).find("is not part of"), std::string::npos);
   EXPECT_NE(with("num_hidden_layers", 4).find("is missing"), std::string::npos);
   EXPECT_NE(with("eos_token_id", 800).find("eos_token_id"), std::string::npos);
   model.write();

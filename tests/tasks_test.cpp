@@ -415,6 +415,43 @@ TEST(TaskRuns, table_is_lm_evals) {
       << table;
 }
 
+// Written by lm_eval 0.4.13's make_table: a column loses the decimals that are zero in all its rows.
+TEST(TaskRuns, table_loses_the_zeros_lm_evals_loses) {
+  const auto table = [](int n, int strict, int flexible) {
+    harness::Run run;
+    run.task = "gsm8k";
+    run.version = "3.0";
+    run.filters = {"strict-match", "flexible-extract"};
+    for (int i = 0; i < n; ++i) {
+      Sample s;
+      s.doc_id = i;
+      s.scores = {{"strict-match", "", i < strict}, {"flexible-extract", "", i < flexible}};
+      run.samples.push_back(s);
+    }
+    return results_table(run);
+  };
+  EXPECT_EQ(table(16, 16, 16),
+            "|Tasks|Version|     Filter     |n-shot|  Metric   |   |Value|   |Stderr|\n"
+            "|-----|------:|----------------|-----:|-----------|---|----:|---|-----:|\n"
+            "|gsm8k|      3|flexible-extract|     5|exact_match|\u2191  |    1|\u00b1  |     0|\n"
+            "|     |       |strict-match    |     5|exact_match|\u2191  |    1|\u00b1  |     0|\n");
+  EXPECT_EQ(table(4, 0, 1),
+            "|Tasks|Version|     Filter     |n-shot|  Metric   |   |Value|   |Stderr|\n"
+            "|-----|------:|----------------|-----:|-----------|---|----:|---|-----:|\n"
+            "|gsm8k|      3|flexible-extract|     5|exact_match|\u2191  | 0.25|\u00b1  |  0.25|\n"
+            "|     |       |strict-match    |     5|exact_match|\u2191  | 0.00|\u00b1  |  0.00|\n");
+  EXPECT_EQ(table(64, 63, 64),
+            "|Tasks|Version|     Filter     |n-shot|  Metric   |   |Value |   |Stderr|\n"
+            "|-----|------:|----------------|-----:|-----------|---|-----:|---|-----:|\n"
+            "|gsm8k|      3|flexible-extract|     5|exact_match|\u2191  |1.0000|\u00b1  |0.0000|\n"
+            "|     |       |strict-match    |     5|exact_match|\u2191  |0.9844|\u00b1  |0.0156|\n");
+  EXPECT_EQ(table(1, 0, 1),
+            "|Tasks|Version|     Filter     |n-shot|  Metric   |   |Value|   |Stderr|\n"
+            "|-----|------:|----------------|-----:|-----------|---|----:|---|------|\n"
+            "|gsm8k|      3|flexible-extract|     5|exact_match|\u2191  |    1|\u00b1  |   N/A|\n"
+            "|     |       |strict-match    |     5|exact_match|\u2191  |    0|\u00b1  |   N/A|\n");
+}
+
 harness::Run small_run() {
   const Dataset data = read_dataset(kGolden + "lm_eval_prompts");
   const PromptSet set = make_prompts(require_task("gsm8k"), data, {});

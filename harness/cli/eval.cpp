@@ -187,6 +187,20 @@ int eval_verb(EvalArguments a) {
   return a.ab.empty() ? evaluate(a) : evaluate_ab(a);
 }
 
+void add_forms(CLI::App& sub, EvalArguments& a) {  // and what belongs to them
+  sub.add_flag("--probe", a.probe,
+               "Same prompts at concurrency 1, 1 again and N: do the texts depend on the batch?");
+  sub.add_option("--under-load", a.under_load, "Keep N other requests running beside the graded ones")
+      ->check(CLI::Range(1, 10000))
+      ->type_name("N");
+  sub.add_flag("--stop-early", a.stop_early, "--ab: end as soon as a regression is certain (e-value 20)");
+  sub.add_option("--margin", a.margin_points, "--ab: points that B may be worse")
+      ->check(CLI::Range(0.01, 100.0))
+      ->capture_default_str()
+      ->type_name("POINTS");
+  sub.add_flag("--insecure", a.insecure, "Do not verify TLS certificates");
+}
+
 }  // namespace
 
 void add_eval(CLI::App& app, Action& action) {
@@ -198,9 +212,9 @@ void add_eval(CLI::App& app, Action& action) {
       "  moecheck eval --endpoint http://localhost:8000 --task gsm8k --data gsm8k/ --output before\n"
       "  moecheck eval --ab http://localhost:8000 http://localhost:8001 --data gsm8k/ --stop-early\n"
       "A killed or interrupted run goes on with --resume. OPENAI_API_KEY is sent where it is set.\n"
-      "Exit codes: 0 every question was answered, 1 --ab found a regression, 2 bad usage or input, 3 "
-      "questions remain\n"
-      "without an answer.");
+      "Exit codes: 0 every question was answered; 2 bad usage or input; 3 questions remain without an "
+      "answer.\n"
+      "With --ab that of `moecheck compare`: 1 a regression, 2 an invalid run, 3 inconclusive.");
   const auto text = [&](const char* flag, std::string& to, const char* type, const char* help) {
     return sub->add_option(flag, to, help)->type_name(type);
   };
@@ -247,17 +261,7 @@ void add_eval(CLI::App& app, Action& action) {
   sub->add_flag("--one-turn", a->one_turn, "Chat: shots and question in one user message");
   sub->add_flag("--stream", a->settings.stream,
                 "Stream the answers: the time to the first token is kept, too");
-  sub->add_flag("--probe", a->probe,
-                "Same prompts at concurrency 1, 1 again and N: do the texts depend on the batch?");
-  sub->add_option("--under-load", a->under_load, "Keep N other requests running beside the graded ones")
-      ->check(CLI::Range(1, 10000))
-      ->type_name("N");
-  sub->add_flag("--stop-early", a->stop_early, "--ab: end as soon as a regression is certain (e-value 20)");
-  sub->add_option("--margin", a->margin_points, "--ab: points that B may be worse")
-      ->check(CLI::Range(0.01, 100.0))
-      ->capture_default_str()
-      ->type_name("POINTS");
-  sub->add_flag("--insecure", a->insecure, "Do not verify TLS certificates");
+  add_forms(*sub, *a);
   sub->callback([a, &action] { action = [a] { return eval_verb(*a); }; });
 }
 

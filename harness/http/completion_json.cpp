@@ -76,7 +76,6 @@ Step step_of(std::string_view key) {
 }
 
 // The whole way in one number, a byte per step: "choices[0].text" is way(kChoices, kFirst, kText).
-constexpr std::uint64_t way() { return 0; }
 template <class... Steps>
 constexpr std::uint64_t way(Steps... steps) {
   std::uint64_t all = 0;

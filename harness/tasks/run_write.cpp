@@ -6,6 +6,7 @@
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "harness/atomic_file.h"
 #include "harness/case.h"
@@ -224,6 +225,33 @@ std::string centred(std::string_view text, std::size_t width) {
   return std::string(left, ' ') + std::string(text) + std::string(width - text.size() - left, ' ');
 }
 
+// A column of lm_eval's table: four decimals, less the last ones that are zero in every row, so 1 and 1 but 1.0000 and
+// 0.9844. The rule tells a column with a missing number from one of numbers.
+struct Column {
+  std::vector<std::string> cells;  // heading, rule, then the rows, all equally wide
+
+  Column(const std::string& heading, const std::vector<std::optional<double>>& values) {
+    std::vector<std::string> texts;
+    std::size_t spare = 5;  // ".0000"
+    bool missing = false;
+    for (const auto& v : values) {
+      texts.push_back(v ? fmt::format("{:.4f}", *v) : "   N/A");
+      missing |= !v;
+      if (!v) continue;
+      const std::size_t kept = texts.back().find_last_not_of('0') + 1;
+      const std::size_t zeros = texts.back().size() - kept;
+      spare = std::min(spare, zeros == 4 ? 5 : zeros);
+    }
+    std::size_t width = heading.size();
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      if (values[i]) texts[i].resize(texts[i].size() - spare);
+      width = std::max(width, texts[i].size());
+    }
+    cells = {centred(heading, width), missing ? std::string(width, '-') : std::string(width - 1, '-') + ":"};
+    for (const std::string& t : texts) cells.push_back(fmt::format("{:>{}}", t, width));
+  }
+};
+
 }  // namespace
 
 std::string results_table(const Run& run) {
@@ -239,17 +267,21 @@ std::string results_table(const Run& run) {
   const std::size_t task = std::max<std::size_t>(5, run.task.size());
   std::string version = run.version;
   if (version.ends_with(".0")) version.resize(version.size() - 2);
-  std::string out = fmt::format("|{}|Version|{}|n-shot|  Metric   |   |Value |   |Stderr|\n",
-                                centred("Tasks", task), centred("Filter", widest));
-  out += fmt::format("|{:-<{}}|------:|{:-<{}}|-----:|-----------|---|-----:|---|-----:|\n", "", task, "",
-                     widest);
-  for (std::size_t i = 0; i < filters.size(); ++i) {
-    const Accuracy& a = filters[i]->accuracy;
-    const std::string stderr_text = a.n > 1 ? fmt::format("{:.4f}", a.standard_error) : "   N/A";
+  std::vector<std::optional<double>> means, errors;
+  for (const FilterSummary* f : filters) {
+    const Accuracy& a = f->accuracy;
+    means.push_back(a.n > 0 ? std::optional(a.mean) : std::nullopt);
+    errors.push_back(a.n > 1 ? std::optional(a.standard_error) : std::nullopt);
+  }
+  const Column value("Value", means), error("Stderr", errors);
+  std::string out = fmt::format("|{}|Version|{}|n-shot|  Metric   |   |{}|   |{}|\n", centred("Tasks", task),
+                                centred("Filter", widest), value.cells[0], error.cells[0]);
+  out += fmt::format("|{:-<{}}|------:|{:-<{}}|-----:|-----------|---|{}|---|{}|\n", "", task, "", widest,
+                     value.cells[1], error.cells[1]);
+  for (std::size_t i = 0; i < filters.size(); ++i)
     out += fmt::format("|{:<{}}|{:>7}|{:<{}}|{:>6}|exact_match|↑  |{}|±  |{}|\n", i == 0 ? run.task : "",
                        task, i == 0 ? version : "", filters[i]->filter, widest, run.num_fewshot,
-                       a.n > 0 ? fmt::format("{:.4f}", a.mean) : "   N/A", stderr_text);
-  }
+                       value.cells[i + 2], error.cells[i + 2]);
   return out;
 }
 
