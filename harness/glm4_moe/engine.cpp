@@ -108,7 +108,9 @@ class Glm4MoeEngine final : public Engine {
   }
 
   void publish_statistics() {  // under the mutex
-    counters_.running = static_cast<std::int64_t>(running_.size());
+    counters_.running = std::count_if(running_.begin(), running_.end(), [](const SequencePtr& s) {
+      return !s->update || s->update->finish == Finish::kNo;
+    });
     counters_.waiting = static_cast<std::int64_t>(waiting_.size());
     counters_.kv_cache_usage = static_cast<double>(pool_.held()) / static_cast<double>(pool_.size());
     statistics_ = counters_;
@@ -247,8 +249,14 @@ class Glm4MoeEngine final : public Engine {
     hidden_.resize(ids.size() * static_cast<std::size_t>(config_.hidden));
     decoder_->forward(ids, {positions, tables}, hidden_.data());
     read_logits();
+    for (const SequencePtr& s : running_)
+      if (s->rows > 0) advance(*s);
+    {  // before clients hear of it: who asks for the counters after the answer finds the answer in them
+      const std::lock_guard lock(mutex_);
+      publish_statistics();
+    }
     std::vector<bool> ended;
-    for (const SequencePtr& s : running_) ended.push_back(s->rows > 0 && !advance(*s));
+    for (const SequencePtr& s : running_) ended.push_back(!deliver(*s));
     std::size_t kept = 0;
     for (std::size_t i = 0; i < running_.size(); ++i) {
       if (!ended[i]) {
@@ -292,12 +300,12 @@ class Glm4MoeEngine final : public Engine {
           token_logprob(logits(s, r), s.tokens[static_cast<std::size_t>(s.computed + r + 1)], s.request.logprobs));
   }
 
-  // Takes what the step computed for s: samples, checks drafts, tells the client. Returns whether it goes on.
-  bool advance(Sequence& s) {
+  // Takes what the step computed for s: samples, checks drafts, leaves what the client shall hear in s.update.
+  void advance(Sequence& s) {
     if (s.request.prompt_logprobs && s.generated() == 0) read_prompt_logprobs(s);
     if (!s.samples()) {
       s.computed += s.rows;
-      return true;
+      return;
     }
     const std::int64_t known = s.length(), first = known - 1 - s.computed;
     GenerationUpdate update;
@@ -329,8 +337,15 @@ class Glm4MoeEngine final : public Engine {
     counters_.generation_tokens += static_cast<std::int64_t>(update.tokens.size());
     s.drafts.clear();
     s.computed = std::min(known + accepted, s.length());
-    const bool goes_on = s.on_update(update);
-    return goes_on && update.finish == Finish::kNo;
+    s.update = std::move(update);
+  }
+
+  // Tells the client. Returns whether the sequence goes on.
+  bool deliver(Sequence& s) {
+    if (!s.update) return true;
+    const bool goes_on = s.on_update(*s.update) && s.update->finish == Finish::kNo;
+    s.update.reset();
+    return goes_on;
   }
 
   void count_drafts(std::int64_t drafted, std::int64_t accepted) {

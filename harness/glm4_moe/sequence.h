@@ -22,6 +22,8 @@ struct Sequence {
   std::vector<TokenLogprob> prompt_logprobs;
   bool told_cached = false, counted = false;
 
+  std::optional<GenerationUpdate> update;  // of this step, not delivered yet
+
   // Of this step: rows [first_row, first_row + rows) are positions computed, computed + 1, ...
   std::int64_t first_row = 0, rows = 0, before = 0;  // before: computed, when the step began
 
