@@ -1,11 +1,8 @@
 // The journal: whatever kills a run, it loses nothing that was finished and asks nothing twice.
 #include "harness/eval/journal.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 
 #include <thread>
 
@@ -18,6 +15,7 @@ namespace {
 using test::EvalSetup;
 using test::Fault;
 using test::ModelServer;
+using test::Process;
 using test::TemporaryFolder;
 
 const RunSettings kSettings = {{"task", "gsm8k"}, {"model", "tiny"}};
@@ -186,26 +184,6 @@ TEST(EvalJournal, SamplesOfOtherPromptsAreRefused) {
 }
 
 // ---- The program itself, killed
-
-struct Process {
-  pid_t id = 0;
-  explicit Process(const std::vector<std::string>& arguments, const std::string& output) {
-    std::vector<char*> argv;
-    for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-    argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 1, output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    posix_spawn_file_actions_adddup2(&actions, 1, 2);
-    if (posix_spawn(&id, argv[0], &actions, nullptr, argv.data(), environ) != 0) std::abort();
-    posix_spawn_file_actions_destroy(&actions);
-  }
-  int wait() const {
-    int status = 0;
-    waitpid(id, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-  }
-};
 
 std::vector<std::string> command(const EvalSetup& setup, const std::string& url, const std::string& out,
                                  bool resume) {

@@ -1,6 +1,9 @@
 #pragma once
 // A folder of small problems, and a model that answers them over HTTP: always the same answer to the same prompt, some of
 // them wrong, with faults on request.
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -218,6 +221,27 @@ class ModelServer {
   std::vector<std::string> bodies_;
   std::atomic<int> running_{0};
   ScriptedServer server_;  // last: its threads use what stands above
+};
+
+// A program being run, its output going to a file.
+struct Process {
+  pid_t id = 0;
+  explicit Process(const std::vector<std::string>& arguments, const std::string& output) {
+    std::vector<char*> argv;
+    for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 1, output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    posix_spawn_file_actions_adddup2(&actions, 1, 2);
+    if (posix_spawn(&id, argv[0], &actions, nullptr, argv.data(), environ) != 0) std::abort();
+    posix_spawn_file_actions_destroy(&actions);
+  }
+  int wait() const {
+    int status = 0;
+    waitpid(id, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
 };
 
 // Problems, prompts and quick retries.

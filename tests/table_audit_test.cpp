@@ -72,6 +72,20 @@ TEST(TableAudit, scores_in_text_and_columns) {
   EXPECT_EQ(count(ratios, Kind::kContradicts), 1) << texts(ratios);
 }
 
+// A column of errors beside the scores, and one that claims the sample size.
+TEST(TableAudit, columns_of_errors_and_of_sample_sizes) {
+  const AuditResult r = audit_text(
+      "| config | samples | gsm8k strict | stderr |\n|---|---|---|---|\n| before | 256 | 0.9469 | 0.0062 |\n"
+      "| after | 256 | 0.4685 | 0.0137 |\n");
+  EXPECT_EQ(r.claimed, std::vector<std::int64_t>{256});
+  EXPECT_GE(count(r, Kind::kContradicts), 2) << texts(r);
+  EXPECT_NE(texts(r).find("n = 1309"), std::string::npos) << texts(r);
+  const AuditResult fits =
+      audit_text("| n | accuracy | \u00b1 |\n|---|---|---|\n| 256 | 94.92% | 1.38% |\n| 256 | 0.9492 | 0.0138 |\n");
+  EXPECT_EQ(count(fits, Kind::kContradicts), 0) << texts(fits);
+  EXPECT_GE(count(fits, Kind::kFits), 2) << texts(fits);
+}
+
 constexpr const char* kSweepHead =
     "| ISL | OSL | MC | TPOT mean (ms) off \u2192 on (\u0394%) | Output tok/s off \u2192 on (\u0394%) | "
     "Total tok/s off \u2192 on (\u0394%) |\n"

@@ -407,8 +407,8 @@ TEST(TaskRuns, table_is_lm_evals) {
   const harness::Run run = read_run(kGolden + "lm_eval_run/completions");
   const std::string table = results_table(run);
   EXPECT_EQ(table.substr(0, table.find('\n', table.find('\n') + 1) + 1),
-            "|Tasks|Version|     Filter     |n-shot|  Metric   |   |Value |   |Stderr|\n"
-            "|-----|------:|----------------|-----:|-----------|---|-----:|---|-----:|\n");
+            "|Tasks|Version|     Filter     |n-shot|  Metric   |   |Value|   |Stderr|\n"
+            "|-----|------:|----------------|-----:|-----------|---|----:|---|-----:|\n");
   EXPECT_NE(table.find("|gsm8k|      3|flexible-extract|     5|exact_match|\u2191  |"), std::string::npos)
       << table;
   EXPECT_NE(table.find("|     |       |strict-match    |     5|exact_match|\u2191  |"), std::string::npos)

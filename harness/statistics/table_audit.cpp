@@ -171,23 +171,40 @@ void scores_of_line(std::size_t number, const std::string& line, std::vector<Sco
   }
 }
 
-bool names_a_score(const std::string& header) {
+bool names_an_error(const std::string& header) {
   const std::string h = lower(header);
-  for (const char* word : {"gsm8k", "accuracy", "exact_match", "strict", "flexible", "score"})
+  for (const char* word : {"stderr", "std err", "standard error", "\xC2\xB1"})
     if (h.find(word) != h.npos) return true;
-  return false;
+  return h == "se" || h == "+-" || h == "+/-";
 }
 
-// Columns that hold scores by their header, with one number per cell.
+// The number that a cell is, and nothing else.
+std::optional<Printed> number_of_cell(const TableRow& row, std::size_t i) {
+  if (i >= row.cells.size()) return std::nullopt;
+  const auto p = printed_at(row.cells[i], 0);
+  return p && p->end == row.cells[i].size() ? p : std::nullopt;
+}
+
+bool names_a_score(const std::string& header) {
+  const std::string h = lower(header);
+  if (names_an_error(header)) return false;
+  for (const char* word : {"gsm8k", "accuracy", "exact_match", "strict", "flexible", "score"})
+    if (h.find(word) != h.npos) return true;
+  return h == "acc";
+}
+
+// Columns that hold scores by their header, with one number per cell; the column behind one may hold its error.
 void scores_of_columns(const PastedTable& t, std::vector<Score>& scores) {
   if (column(t.header, {"value"}) != std::string::npos) return;
   for (std::size_t i = 0; i < t.header.size(); ++i) {
     if (!names_a_score(t.header[i])) continue;
+    const bool has_error = i + 1 < t.header.size() && names_an_error(t.header[i + 1]);
     for (const TableRow& row : t.rows) {
-      if (i >= row.cells.size()) continue;
-      const auto p = printed_at(row.cells[i], 0);
-      if (!p || p->end != row.cells[i].size() || !looks_like_score(*p) || p->digits == 0) continue;
+      const auto p = number_of_cell(row, i);
+      if (!p || !looks_like_score(*p) || p->digits == 0) continue;
       scores.push_back({row.line, t.header[i], fraction(*p), {}, false});
+      if (!has_error) continue;
+      if (const auto se = number_of_cell(row, i + 1)) scores.back().se = fraction(*se), scores.back().has_se = true;
     }
   }
 }
@@ -227,6 +244,10 @@ std::vector<std::int64_t> claimed_samples(std::string_view text) {
     const auto n = static_cast<std::int64_t>(p->value);
     if (std::find(claims.begin(), claims.end(), n) == claims.end()) claims.push_back(n);
   };
+  for (const PastedTable& t : markdown_tables(text))
+    for (const char* name : {"samples", "questions", "problems", "n", "limit", "num_samples", "n-samples"})
+      if (const std::size_t i = column(t.header, {name}); i != std::string::npos)
+        for (const TableRow& row : t.rows) add(number_of_cell(row, i));
   for (const std::string& line : plain_lines(text)) {
     for (const std::string_view word :
          {"--limit", "limit", "--num-questions", "--num_questions", "--num-examples", "n"}) {
