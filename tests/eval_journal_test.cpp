@@ -204,9 +204,14 @@ std::string only_file(const std::string& folder, const std::string& prefix) {
   return found;
 }
 
-// The rows of samples_*.jsonl without what differs from run to run.
+// The rows of the newest samples_*.jsonl without what differs from run to run. A kill while results were being written
+// may leave an older one, of the same samples.
 std::vector<std::string> rows(const std::string& folder) {
-  std::ifstream in(only_file(folder + "/tiny", "samples_"));
+  std::string newest;
+  for (const auto& entry : std::filesystem::directory_iterator(folder + "/tiny"))
+    if (entry.path().filename().string().starts_with("samples_"))
+      newest = std::max(newest, entry.path().string());
+  std::ifstream in(newest);
   std::vector<std::string> all;
   for (std::string line; std::getline(in, line);) {
     nlohmann::ordered_json j = nlohmann::ordered_json::parse(line);

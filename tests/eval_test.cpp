@@ -9,6 +9,8 @@
 #include "harness/eval/background.h"
 #include "harness/eval/probe.h"
 #include "harness/eval/progress.h"
+#include "harness/eval/server_info.h"
+#include "harness/text.h"
 
 namespace moecheck::harness::eval {
 namespace {
@@ -147,7 +149,7 @@ TEST(Eval, AStoppedRunReportsAPrefix) {
   ModelServer a, b;
   a.answer_ms = b.answer_ms = 50;
   const auto e = setup.evaluation({a.url(), b.url()});
-  EXPECT_EQ(ask(*e, [] { return false; }), End::kStopped);
+  EXPECT_EQ(ask(*e, [&] { return e->complete_prefix() == 0; }), End::kStopped);
   const std::size_t prefix = e->complete_prefix();
   EXPECT_GT(prefix, 0u);
   EXPECT_LT(prefix, 60u);
@@ -241,6 +243,37 @@ TEST(EvalProgress, Lines) {
   EXPECT_TRUE(lines.back().ends_with("strict-match 80.00% [65.24, 89.50]  4 retries")) << lines.back();
 }
 
+TEST(EvalServerInfo, SaysWhatWasTold) {
+  test::ScriptedServer server([](test::Exchange& e) {
+    if (e.path == "/v1/models")
+      return e.respond(
+          200, R"({"data":[{"id":"glm","owned_by":"vllm","root":"/m/glm","max_model_len":4096},{"x":1},7]})",
+          "Content-Type: application/json\r\nServer: uvicorn\r\n");
+    if (e.path == "/metrics") return e.respond(200, "vllm:prompt_tokens_total{engine=\"0\"} 7\n");
+    e.respond(200, R"({"version":"0.11.0"})");
+  });
+  const ServerInfo info = ask_server(http::parse_endpoint(server.url()), {});
+  ASSERT_EQ(info.models.size(), 1u);
+  EXPECT_EQ(info.counters, "vllm");
+  EXPECT_EQ(text(info, "glm"), "vllm 0.11.0; glm: max_model_len 4,096, root /m/glm");
+  EXPECT_EQ(text(info, "another"), "vllm 0.11.0");
+  EXPECT_EQ(to_json(info)["http_server"], "uvicorn");
+}
+
+TEST(EvalServerInfo, AServerThatSaysNothingOrRubbish) {
+  for (const auto& [status, body] : {std::pair(404, ""),
+                                     {200, "<html>"},
+                                     {200, "[]"},
+                                     {200, R"({"data":{},"version":1})"},
+                                     {200, R"({"data":[[],null,{"id":[]}]})"}}) {
+    test::ScriptedServer server([&, s = status, b = body](test::Exchange& e) { e.respond(s, b); });
+    const ServerInfo info = ask_server(http::parse_endpoint(server.url()), {});
+    EXPECT_EQ(text(info, "glm"), "") << body;
+    EXPECT_TRUE(to_json(info)["version"].is_null());
+  }
+  EXPECT_EQ(text(ask_server(http::parse_endpoint("http://127.0.0.1:1"), {}), "x"), "");
+}
+
 // ---- The command
 
 struct Result {
@@ -262,13 +295,50 @@ TEST(EvalCommand, PrintsLmEvalsTableAndWritesItsFiles) {
   const Result r = moecheck("--endpoint " + server.url() + " --data " + (setup.folder / "data") +
                             " --output " + (setup.folder / "out"));
   EXPECT_EQ(r.exit, 0) << r.text;
-  EXPECT_NE(r.text.find("|strict-match    |     5|exact_match|\xE2\x86\x91  |0.8000|\xC2\xB1  |0.0918|"),
+  EXPECT_NE(r.text.find("|strict-match    |     5|exact_match|\xE2\x86\x91  |  0.8|\xC2\xB1  |0.0918|"),
             std::string::npos)
       << r.text;
   EXPECT_NE(r.text.find("80.00% [58.40, 91.93], Wilson 95%"), std::string::npos) << r.text;
   const harness::Run run = read_run(setup.folder / "out");
   EXPECT_EQ(run.samples.size(), 20u);
   EXPECT_EQ(run.task_hash, setup.prompts.task_hash);
+  const json own = json::parse(run.extra_json);
+  EXPECT_EQ(own["command"], "moecheck eval --endpoint " + server.url() + " --data " +
+                                shell_word(setup.folder / "data") + " --output " +
+                                shell_word(setup.folder / "out"));
+  EXPECT_EQ(own["server"], "somebody 9.8.7");
+  EXPECT_EQ(own["server_info"]["models"][0]["id"], "tiny");
+  EXPECT_EQ(own["server_info"]["counters"], nullptr);
+}
+
+TEST(EvalCommand, TheReportShowsTheCommandThatWasGiven) {
+  const EvalSetup setup(20);
+  const ModelServer a, b;
+  ASSERT_EQ(moecheck("--ab " + a.url() + " " + b.url() + " --margin 40 --data " + (setup.folder / "data") +
+                     " --output " + (setup.folder / "out"))
+                .exit,
+            0);
+  ASSERT_EQ(moecheck("--endpoint " + a.url() + " --data " + (setup.folder / "data") + " --output " +
+                     (setup.folder / "c"))
+                .exit,
+            0);
+  const auto report = [&](const std::string& before, const std::string& after) {
+    FILE* pipe = popen((std::string(MOECHECK_BINARY) + " report pr --margin 40 --a " +
+                        (setup.folder / before) + " --b " + (setup.folder / after))
+                           .c_str(),
+                       "r");
+    std::string text(1 << 16, 0);
+    text.resize(fread(text.data(), 1, text.size(), pipe));
+    EXPECT_EQ(pclose(pipe), 0);
+    return text;
+  };
+  const std::string both = report("out/a", "out/b"), two = report("out/a", "c");
+  const std::string line = "\nmoecheck eval --ab " + a.url() + " " + b.url() + " --margin 40";
+  EXPECT_NE(both.find("A and B:\n```" + line), std::string::npos) << both;
+  EXPECT_EQ(both.find("from what the result says"), std::string::npos) << both;
+  EXPECT_NE(both.find("| A: server says | somebody 9.8.7 |"), std::string::npos) << both;
+  EXPECT_NE(two.find("\nA:\n```" + line), std::string::npos) << two;
+  EXPECT_NE(two.find("\nB:\n```\nmoecheck eval --endpoint " + a.url()), std::string::npos) << two;
 }
 
 TEST(EvalCommand, FailuresLeaveExitCodeThreeAndBounds) {

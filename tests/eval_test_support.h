@@ -111,7 +111,10 @@ class ModelServer {
   }
   void answer(Exchange& e) {
     if (e.path == "/v1/models")
-      return e.respond(200, R"({"object":"list","data":[{"id":"tiny","object":"model"}]})");
+      return e.respond(200,
+                       R"({"object":"list","data":[{"id":"tiny","object":"model","owned_by":"somebody"}]})");
+    if (e.path == "/version") return e.respond(200, R"({"version":"9.8.7"})");
+    if (e.path != "/v1/completions" && e.path != "/v1/chat/completions") return e.respond(404, "{}");
     const Json body = Json::parse(e.body);
     const std::string question = last_question(body);
     const int a = std::atoi(question.c_str() + question.find("has ") + 4);

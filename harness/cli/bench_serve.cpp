@@ -14,6 +14,7 @@
 
 #include "harness/atomic_file.h"
 #include "harness/cli/cli.h"
+#include "harness/cli/command_line.h"
 #include "harness/load/calibrate.h"
 #include "harness/load/plan.h"
 #include "harness/load/result.h"
@@ -62,21 +63,6 @@ std::vector<std::string> words_of(const std::string& text) {
 std::string read_text_or_nothing(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-// For results: how to run it again. Keys stay out.
-std::string this_command_line() {
-  const std::string raw = read_text_or_nothing("/proc/self/cmdline");
-  std::string out = "moecheck";
-  bool first = true, secret = false;
-  for (std::size_t at = 0; at < raw.size();) {
-    const std::string word = raw.c_str() + at;
-    at += word.size() + 1;
-    if (!std::exchange(first, false))
-      out += " " + (secret ? "***" : word.starts_with("--api-key=") ? "--api-key=***" : shell_word(word));
-    secret = word == "--api-key";
-  }
-  return out;
 }
 
 // One endpoint under load.

@@ -31,7 +31,7 @@ int evaluate(EvalArguments& a) {
   http::Client client(client_options(a));
   EvalScreen screen;
   End end{};
-  Json more = Json::object();
+  Json more = provenance(a, e.arms()[0].target);
   if (a.under_load > 0) {
     eval::Background load(problem->prompts, a.settings, e.arms()[0].target, a.under_load);
     load.start(client);
@@ -118,15 +118,16 @@ int evaluate_ab(EvalArguments& a) {
       const eval::Flips f = eval::flips(e);
       return log_e_value(f.regressions, f.fixes) >= std::log(1 / kAlpha);
     };
+  Json more[] = {provenance(a, e.arms()[0].target), provenance(a, e.arms()[1].target)};
   const bool early = ask_all(e, client, screen, end, enough);
   if (!early) explain(e, end, a.output);
   if (end != End::kComplete && !early) return kExitNothingRan;
-  const Json more{{"stopped_early", early}};
+  for (Json& m : more) m["stopped_early"] = early;
   const std::size_t prefix = early ? e.complete_prefix() : SIZE_MAX;
   fmt::print("A: {}\n", e.arms()[0].target.endpoint.base);
-  const Run run_a = report_arm(e, 0, folders[0], more, prefix);
+  const Run run_a = report_arm(e, 0, folders[0], more[0], prefix);
   fmt::print("\nB: {}\n", e.arms()[1].target.endpoint.base);
-  const Run run_b = report_arm(e, 1, folders[1], more, prefix);
+  const Run run_b = report_arm(e, 1, folders[1], more[1], prefix);
   const int verdict = report_pairs(a, run_a, run_b, early);
   return early || verdict != kExitFine ? verdict : eval_exit(e, end);
 }
@@ -137,6 +138,7 @@ int probe(EvalArguments& a) {
   if (a.settings.concurrency < 2)
     throw UsageError("--probe compares concurrency 1 with --concurrency N: N must be 2 or more");
   const int levels[] = {1, 1, a.settings.concurrency};
+  const std::string asked_by = provenance(a, target).dump(-1, ' ', false, Json::error_handler_t::replace);
   const std::string folders[] = {"c1", "c1-again", fmt::format("c{}", a.settings.concurrency)};
   std::vector<Run> runs;
   http::Client client(client_options(a));
@@ -155,6 +157,7 @@ int probe(EvalArguments& a) {
     if (end != End::kComplete) return kExitNothingRan;
     exit = std::max(exit, eval_exit(e, end));
     runs.push_back(e.run_of_arm(0));
+    runs.back().extra_json = asked_by;
     if (e.arms()[0].journal->results().empty())
       e.arms()[0].journal->append_results(write_run(folder, runs.back()));
   }

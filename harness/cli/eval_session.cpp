@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 
 #include "harness/cli/cli.h"
+#include "harness/cli/command_line.h"
+#include "harness/eval/server_info.h"
 #include "harness/text.h"
 
 namespace moecheck::harness {
@@ -116,6 +118,13 @@ void explain(const Evaluation& e, End end, const std::string& output) {
           stderr,
           "moecheck: {} gives no answers, {} in a row failed, the last with: {}\nset it right, then {}\n",
           arm.target.endpoint.base, count(arm.failed_in_a_row, "request"), arm.last_error, resume);
+}
+
+Json provenance(const EvalArguments& a, const eval::Target& target) {
+  const eval::ServerInfo info = eval::ask_server(target.endpoint, client_options(a));
+  return {{"command", this_command_line()},
+          {"server", eval::text(info, target.model)},
+          {"server_info", eval::to_json(info)}};
 }
 
 Run report_arm(const Evaluation& e, std::size_t index, const std::string& output, const Json& more,

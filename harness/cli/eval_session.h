@@ -58,6 +58,9 @@ bool ask_all(eval::Evaluation& e, http::Client& client, EvalScreen& screen, eval
              const std::function<bool()>& enough = {});
 // Why it ended before the end, and how to go on.
 void explain(const eval::Evaluation& e, eval::End end, const std::string& output);
+// What goes into the results' "moecheck" of an arm's run beside what report_arm knows: the command line, and what the
+// server says of itself ("command", "server", "server_info"). Asks the server.
+nlohmann::ordered_json provenance(const EvalArguments& a, const eval::Target& target);
 // Table, outcomes and intervals; the result files, unless these very samples have been written before. `more` goes into
 // the results' "moecheck"; `prefix` as for Evaluation::run_of_arm.
 Run report_arm(const eval::Evaluation& e, std::size_t index, const std::string& output,

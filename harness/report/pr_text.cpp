@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "harness/case.h"
 #include "harness/statistics/accuracy.h"
@@ -151,9 +152,14 @@ std::string load_text(const SweepRow& r) {
 
 std::vector<Command> commands(const PrReport& report) {
   std::vector<Command> out;
+  std::map<std::string, std::set<std::string>> arms;  // that share a line, as eval --ab's do
   const auto add = [&](Command c) {
-    const auto same = [&](const Command& x) { return x.line == c.line; };
-    if (!c.line.empty() && std::none_of(out.begin(), out.end(), same)) out.push_back(std::move(c));
+    if (c.line.empty()) return;
+    const auto same =
+        std::find_if(out.begin(), out.end(), [&](const Command& x) { return x.line == c.line; });
+    const bool new_arm = arms[c.line].insert(c.arm).second;
+    if (same == out.end()) return out.push_back(std::move(c));
+    if (new_arm) same->arm += " and " + c.arm;
   };
   for (const PrArm* arm : {&report.input.a, &report.input.b}) {
     if (arm->accuracy) add(eval_command(arm->label, *arm->accuracy));
