@@ -432,6 +432,39 @@ TEST(EvalCommand, UnderLoad) {
   EXPECT_EQ(server.most_at_once(), 7);
 }
 
+TEST(EvalCommand, AServerThatNeverAnswersLeavesNoResults) {
+  const EvalSetup setup(3);
+  const std::string out = setup.folder / "out";
+  const Result r = moecheck("--endpoint http://127.0.0.1:1 --model m --max-retries 0 --data " +
+                            (setup.folder / "data") + " --output " + out);
+  EXPECT_EQ(r.exit, 3) << r.text;
+  EXPECT_NE(r.text.find("gives no answers, 3 requests in a row failed, the last with: refused"),
+            std::string::npos)
+      << r.text;
+  EXPECT_FALSE(std::filesystem::exists(out + "/m"));
+}
+
+TEST(EvalCommand, SaysWhatIsServedInstead) {
+  const EvalSetup setup(3);
+  const ModelServer server;
+  const Result r = moecheck("--endpoint " + server.url() + " --model small --data " +
+                            (setup.folder / "data") + " --output " + (setup.folder / "out"));
+  EXPECT_NE(r.text.find("does not list the model 'small', it lists tiny"), std::string::npos) << r.text;
+}
+
+TEST(EvalCommand, RefusalsSayWhatToDo) {
+  const EvalSetup setup(8);
+  const std::string rest = " --max-retries 0 --data " + (setup.folder / "data") + " --output ";
+  test::ScriptedServer locked(
+      [](test::Exchange& e) { e.respond(401, R"({"error":{"message":"who are you?"}})"); });
+  for (const char* model : {"", " --model tiny"}) {
+    const Result r = moecheck("--endpoint " + locked.url() + model + rest +
+                              (setup.folder / ("k" + std::string(model).substr(0, 1))));
+    EXPECT_EQ(r.exit, *model == 0 ? 2 : 3) << r.text;
+    EXPECT_NE(r.text.find("OPENAI_API_KEY"), std::string::npos) << r.text;
+  }
+}
+
 TEST(EvalCommand, UsageErrors) {
   const EvalSetup setup(5);
   const std::string data = " --data " + (setup.folder / "data");

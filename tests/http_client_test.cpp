@@ -92,6 +92,23 @@ TEST(HttpClient, AKeptConnectionThatTheServerClosedIsNoFailure) {
   EXPECT_EQ(server.connections(), 5);
 }
 
+// llama.cpp's server closes after each streamed answer, just when the next request is under way.
+TEST(HttpClient, KeptConnectionsMayDieUnderEveryRequest) {
+  std::atomic<int> requests = 0;
+  ScriptedServer server([&](Exchange& e) {
+    if (requests++ % 2 == 0)
+      e.respond(200, "{}");
+    else
+      e.close();  // the second request of each connection: no byte of an answer
+  });
+  Client client;
+  for (int i = 0; i < 40; ++i) {
+    const Response r = ask(client, {"POST", server.url("/"), {}, "x", {}});
+    ASSERT_EQ(r.failure, Failure::kNone) << i << ": " << r.error;
+    EXPECT_EQ(r.resends, i > 0 ? 1 : 0) << i;
+  }
+}
+
 TEST(HttpClient, NothingListens) {
   int port = 0;
   {

@@ -347,6 +347,12 @@ void add_bench_serve(CLI::App& bench_verb, Action& action) {
   auto a = std::make_shared<ServeArguments>();
   CLI::App* sub = bench_verb.add_subcommand(
       "serve", "Load on an OpenAI-compatible endpoint, as `vllm bench serve` measures it");
+  sub->footer(
+      "  moecheck bench serve --endpoint http://localhost:8000 --sweep 1000:100:4/16/64 --repeats 3 "
+      "--save-result\n"
+      "  moecheck bench serve --endpoint http://localhost:8000 --ab http://localhost:8001 --input-len 128\n"
+      "Exit codes: 0 measured; 1 requests failed, or the client was the limit (INVALID); 2 bad usage, or no "
+      "server. OPENAI_API_KEY is sent where it is set.");
   add_target_options(*sub, *a);
   add_load_options(*sub, *a);
   add_output_options(*sub, *a);

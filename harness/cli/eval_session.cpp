@@ -122,6 +122,14 @@ void explain(const Evaluation& e, End end, const std::string& output) {
 
 Json provenance(const EvalArguments& a, const eval::Target& target) {
   const eval::ServerInfo info = eval::ask_server(target.endpoint, client_options(a));
+  const auto& models = info.models;
+  if (!models.empty() &&
+      std::none_of(models.begin(), models.end(), [&](const auto& m) { return m.id == target.model; })) {
+    std::string names;
+    for (const eval::ServedModel& m : models) names += (names.empty() ? "" : ", ") + m.id;
+    fmt::print(stderr, "moecheck: {} does not list the model '{}', it lists {}\n", target.endpoint.base,
+               printable(target.model), printable(names, 200));
+  }
   return {{"command", this_command_line()},
           {"server", eval::text(info, target.model)},
           {"server_info", eval::to_json(info)}};

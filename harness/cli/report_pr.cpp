@@ -85,6 +85,9 @@ CLI::App* add_report_pr(CLI::App& report_verb, Action& action) {
   auto a = std::make_shared<PrArguments>();
   CLI::App* sub = report_verb.add_subcommand(
       "pr", "Accuracy and speed of two arms: the section of a pull request, and a page with plots");
+  sub->footer(
+      "  moecheck report pr --a before --b after --bench-a bench/before --bench-b bench/after -o section.md\n"
+      "Exit codes: 0 fine; 1 accuracy is a REGRESSION or an INVALID RUN; 2 bad usage or unreadable files.");
   sub->add_option("--a", a->a, "Accuracy before: a directory of moecheck eval or lm_eval")->type_name("DIR");
   sub->add_option("--b", a->b, "Accuracy after")->type_name("DIR");
   sub->add_option("--again", a->again, "A repeat of --a: the noise floor")->type_name("DIR");

@@ -243,6 +243,9 @@ End Evaluation::run(http::Client& client, const Tick& tick) {
       break;
     }
   }
+  // So few questions that patience did not end: still nothing was evaluated.
+  const auto silent = [](const Arm& a) { return a.answered == 0 && a.failed > 0; };
+  if (end == End::kComplete && std::any_of(arms_.begin(), arms_.end(), silent)) end = End::kNoAnswers;
   stopping_ = true;
   for (Arm& arm : arms_)
     for (std::size_t i = 0; i < arm.ids.size(); ++i)

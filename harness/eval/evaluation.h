@@ -60,7 +60,7 @@ struct Arm {
 enum class End : std::uint8_t {
   kComplete,   // every question was answered or has failed for good
   kStopped,    // the tick said so
-  kNoAnswers,  // an arm did nothing but fail, too often in a row: Arm::last_error
+  kNoAnswers,  // an arm did nothing but fail, too often in a row or to the end: Arm::last_error
 };
 
 class Evaluation {

@@ -339,6 +339,12 @@ void Client::Impl::collect() {
     if (message->msg != CURLMSG_DONE) continue;
     Transfer* t = nullptr;
     curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &t);
+    if (t->wants_a_fresh_connection(message->data.result)) {
+      curl_multi_remove_handle(multi_, t->easy);
+      t->added = false;
+      to_start_.push_back(t->id);
+      continue;
+    }
     std::string error;
     const Failure failure = t->failure_of(message->data.result, error);
     if (failure == Failure::kTooLarge) error = words(failure, t->request.limits);

@@ -4,6 +4,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "harness/http/json_scan.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::http {
@@ -71,7 +72,7 @@ constexpr std::array<Name, 22> kNames{{
 
 Step step_of(std::string_view key) {
   for (const Name& n : kNames)
-    if (n.text == key) return n.step;
+    if (n.text.size() == key.size() && n.text[0] == key[0] && n.text == key) return n.step;
   return kOther;
 }
 
@@ -101,49 +102,45 @@ constexpr auto kCachedWay = way(kUsage, kDetails, kCached);
 
 enum class Type { kBool, kNumber, kString, kObject, kList };
 
-// Called by nlohmann's parser for each piece of the text. What lies more than 8 steps deep is of no interest.
-class Collector {
+// Takes what is of interest out of a scan. What lies more than 8 steps deep is not.
+class Collector final : public JsonEvents {
  public:
   explicit Collector(CompletionFields& fields) : out_(fields) {}
 
-  bool null() {
+  bool null() override {
     begin();
     if (in_list(kTokenLogprobsWay)) logprobs_.push_back(std::numeric_limits<double>::quiet_NaN());
     return end();
   }
-  bool boolean(bool) {
+  bool boolean(bool) override {
     begin(Type::kBool);
     return end();
   }
-  bool number_integer(std::int64_t v) { return number(static_cast<double>(v), v); }
-  bool number_unsigned(std::uint64_t v) {
-    return number(static_cast<double>(v), static_cast<std::int64_t>(v));
-  }
-  bool number_float(double v, const std::string&) { return number(v, -1); }
-  bool string(std::string& v);
-  bool binary(std::vector<std::uint8_t>&) { return false; }  // JSON has none
-  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) { return false; }
-
-  bool start_object(std::size_t) {
-    begin(Type::kObject);
-    top_is_object_ |= depth_ == 0;
-    out_.delta_given |= way_now() == kDeltaWay;
-    out_.message_given |= way_now() == kMessageWay;
-    out_.error |= way_now() == way(kError);
-    return open(false);
-  }
-  bool key(std::string& k) {
+  bool number(double v, std::int64_t integer) override;
+  bool string(std::string_view v) override;
+  bool key(std::string_view k) override {
     step(step_of(k));
     return true;
   }
-  bool end_object() { return close(); }
-  bool start_array(std::size_t) {
-    begin(Type::kList);
-    out_.choices |= way_now() == kChoicesWay;
-    out_.token_ids_given |= way_now() == kIdsWay;
-    return open(true);
+  bool open(bool list) override {
+    begin(list ? Type::kList : Type::kObject);
+    if (list) {
+      out_.choices |= way_now() == kChoicesWay;
+      out_.token_ids_given |= way_now() == kIdsWay;
+    } else {
+      top_is_object_ |= depth_ == 0;
+      out_.delta_given |= way_now() == kDeltaWay;
+      out_.message_given |= way_now() == kMessageWay;
+      out_.error |= way_now() == way(kError);
+    }
+    lists_ = (lists_ & ~(std::uint64_t{1} << depth_)) | std::uint64_t{list} << depth_;
+    if (++depth_ <= kKept) way_ = way_ << 8 | (list ? kFirst : kOther);
+    return true;
   }
-  bool end_array() { return close(); }
+  bool close() override {
+    if (depth_-- <= kKept) way_ >>= 8;
+    return end();
+  }
 
   // Tokens and their logprobs come as two lists in completions, as pairs in chat.
   JsonKind finish() {
@@ -155,9 +152,8 @@ class Collector {
   }
 
  private:
-  static constexpr int kKept = 8, kDeepest = 64;  // deeper than that is no answer of this API
+  static constexpr int kKept = 8;
 
-  bool number(double v, std::int64_t integer);
   void begin() { out_.choice |= way_now() == kChoiceWay; }
   void begin(Type type) {
     begin();
@@ -167,16 +163,6 @@ class Collector {
   bool end() {
     if (list_now()) step(kLater);
     return true;
-  }
-  bool open(bool list) {
-    if (depth_ >= kDeepest) return false;
-    lists_ = (lists_ & ~(std::uint64_t{1} << depth_)) | std::uint64_t{list} << depth_;
-    if (++depth_ <= kKept) way_ = way_ << 8 | (list ? kFirst : kOther);
-    return true;
-  }
-  bool close() {
-    if (depth_-- <= kKept) way_ >>= 8;
-    return end();
   }
   void step(Step s) {
     if (depth_ <= kKept) way_ = (way_ & ~std::uint64_t{0xFF}) | s;
@@ -229,7 +215,7 @@ void Collector::check(Type type) {
   }
 }
 
-bool Collector::string(std::string& v) {
+bool Collector::string(std::string_view v) {
   begin(Type::kString);
   switch (way_now()) {
     case kTextWay:
@@ -256,7 +242,7 @@ bool Collector::string(std::string& v) {
       out_.error = true;
       break;
     default:
-      if (in_list(kTokensWay) || of_pair(kToken)) tokens_.push_back(v);
+      if (in_list(kTokensWay) || of_pair(kToken)) tokens_.emplace_back(v);
   }
   return end();
 }
@@ -305,7 +291,7 @@ void CompletionFields::clear() {
 JsonKind read_completion(std::string_view json, CompletionFields& fields) {
   fields.clear();
   Collector collector(fields);
-  if (!nlohmann::json::sax_parse(json.begin(), json.end(), &collector)) return JsonKind::kInvalid;
+  if (!scan_json(json, collector)) return JsonKind::kInvalid;
   return collector.finish();
 }
 

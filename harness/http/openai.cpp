@@ -8,6 +8,7 @@
 
 #include "harness/case.h"
 #include "harness/http/completion_json.h"
+#include "harness/http/json_scan.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::http {
@@ -109,13 +110,22 @@ std::string_view name(ErrorKind kind) {
   return "";
 }
 
-std::string request_body(const Generate& g) {
-  ordered_json body;
-  body["model"] = g.model;
-  if (g.api == Api::kChat)
-    body["messages"] = messages_of(g);
-  else
-    body["prompt"] = prompt_of(g);
+namespace {
+
+[[noreturn]] void refuse_text() {
+  throw UsageError("a prompt is not valid UTF-8, and JSON can carry nothing else: re-encode the data");
+}
+
+std::string dumped(const ordered_json& json) {
+  try {
+    return json.dump();
+  } catch (const nlohmann::json::exception&) {
+    refuse_text();
+  }
+}
+
+// All that follows the model and the prompt.
+void add_settings(ordered_json& body, const Generate& g) {
   body["max_tokens"] = g.max_tokens;
   if (g.temperature) body["temperature"] = *g.temperature;
   if (!g.stop.empty()) body["stop"] = g.stop;
@@ -135,12 +145,29 @@ std::string request_body(const Generate& g) {
       body["logprobs"] = *g.logprobs;
     }
   }
-  merge_extra(body, g.extra_body);
-  try {
-    return body.dump();
-  } catch (const nlohmann::json::exception&) {
-    throw UsageError("a prompt is not valid UTF-8, and JSON can carry nothing else: re-encode the data");
+}
+
+}  // namespace
+
+std::string request_body(const Generate& g) {
+  ordered_json body;
+  // Most of the bytes are a prompt's text: where nothing may change it, it goes straight into the body.
+  if (g.api == Api::kCompletions && g.token_ids.empty() && g.extra_body.empty()) {
+    add_settings(body, g);
+    const std::string rest = dumped(body);
+    std::string out = "{\"model\":";
+    out.reserve(g.text.size() + g.text.size() / 16 + rest.size() + g.model.size() + 64);
+    if (!append_json(out, g.model) || !append_json(out.append(",\"prompt\":"), g.text)) refuse_text();
+    return out.append(",").append(rest, 1);
   }
+  body["model"] = g.model;
+  if (g.api == Api::kChat)
+    body["messages"] = messages_of(g);
+  else
+    body["prompt"] = prompt_of(g);
+  add_settings(body, g);
+  merge_extra(body, g.extra_body);
+  return dumped(body);
 }
 
 Error error_of(const Response& response) {
@@ -160,7 +187,8 @@ Error error_of(const Response& response) {
   error.retry_after_s = retry_after_seconds(response.header("Retry-After"), std::time(nullptr));
   take_error_object(error, response.body);
   error.message =
-      fmt::format("status {}{}{}", response.status, error.message.empty() ? "" : ": ", error.message);
+      fmt::format("status {}{}{}{}", response.status, error.message.empty() ? "" : ": ", error.message,
+                  response.status == 401 ? " (the key is taken from OPENAI_API_KEY)" : "");
   return error;
 }
 

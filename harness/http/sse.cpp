@@ -16,7 +16,23 @@ std::size_t line_end(std::string_view bytes) {
 
 }  // namespace
 
+// An event of one data line that lies whole in `bytes`, as nearly all do, needs no copy.
+bool SseParser::next_whole(std::string_view& bytes, SseEvent& event) {
+  if (at_start_ || skip_lf_ || has_data_ || !line_.empty() || !type_.empty()) return false;
+  if (!bytes.starts_with("data:")) return false;
+  const std::size_t end = line_end(bytes);
+  if (end == std::string_view::npos || bytes[end] != '\n' || end + 1 >= bytes.size() ||
+      bytes[end + 1] != '\n')
+    return false;
+  std::string_view value = bytes.substr(5, end - 5);
+  if (value.starts_with(' ')) value.remove_prefix(1);
+  bytes.remove_prefix(end + 2);
+  event = {{}, value, id_};
+  return true;
+}
+
 bool SseParser::next(std::string_view& bytes, SseEvent& event) {
+  if (next_whole(bytes, event)) return true;
   while (!bytes.empty()) {
     if (skip_lf_) {
       skip_lf_ = false;

@@ -15,7 +15,7 @@ struct SseEvent {
 class SseParser {
  public:
   // Takes bytes off the front of `bytes` until an event is complete: true, and `event` is valid until the next
-  // call. False: `bytes` is used up. Call in a loop. An event without any data line is no event.
+  // call and as long as those bytes are. False: `bytes` is used up. Call in a loop. An event without any data line is no event.
   bool next(std::string_view& bytes, SseEvent& event);
   // At the end of the stream: what no empty line ended. The standard drops it; some servers end with
   // "data: [DONE]" and no line end, so the caller may look.
@@ -23,6 +23,7 @@ class SseParser {
   void reset();
 
  private:
+  bool next_whole(std::string_view& bytes, SseEvent& event);
   void take_line(std::string_view line);
   bool dispatch(SseEvent& event);
 

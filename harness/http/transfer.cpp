@@ -64,6 +64,8 @@ void Transfer::prepare(Request&& r, Callbacks&& c) {
   too_large = in_body = false;
   last_step = 0;
   error_[0] = 0;
+  if (fresh_) curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 0L);
+  fresh_ = false;
   if (url_set_ != request.url) {
     url_set_ = request.url;
     curl_easy_setopt(easy, CURLOPT_URL, url_set_.c_str());
@@ -88,6 +90,18 @@ void Transfer::prepare(Request&& r, Callbacks&& c) {
     const long ms = connect_set_ > 0 ? static_cast<long>(connect_set_ * 1e3) + 1 : 86'400'000L;
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, ms);
   }
+}
+
+// libcurl repeats a request whose kept connection turns out to be closed, but counts these repeats over the life of the
+// handle, and fails the sixth with CURLE_SEND_ERROR. A server that closes every connection after a streamed answer
+// (llama.cpp's does, though it promises keep-alive) would lose requests to that, which no response byte ever answered.
+bool Transfer::wants_a_fresh_connection(CURLcode code) {
+  if (code != CURLE_SEND_ERROR || fresh_ || response.timing.first_byte != 0) return false;
+  if (!std::string_view(error_).starts_with("Connection died")) return false;
+  fresh_ = true;
+  error_[0] = 0;
+  curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L);
+  return true;
 }
 
 Nanoseconds Transfer::deadline(Failure& what) const {
@@ -145,6 +159,8 @@ Failure Transfer::failure_of(CURLcode code, std::string& error) const {
     case CURLE_WRITE_ERROR:
       return too_large ? Failure::kTooLarge : Failure::kOther;
     case CURLE_SSL_CONNECT_ERROR:
+      error += "; does the server speak http, not https?";
+      [[fallthrough]];
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CERTPROBLEM:
     case CURLE_SSL_CIPHER:

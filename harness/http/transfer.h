@@ -18,6 +18,9 @@ struct Transfer {
   void prepare(Request&& r, Callbacks&& c);
   // The failure libcurl's code stands for; `error` gets the words.
   Failure failure_of(CURLcode code, std::string& error) const;
+  // Whether the server had only closed the kept connections that the request was tried on. The next try then makes its
+  // own; true once per request.
+  bool wants_a_fresh_connection(CURLcode code);
   // When this request's next limit is passed; `what` tells which.
   Nanoseconds deadline(Failure& what) const;
   // No limit is passed before this, whatever happens from `time` on: the first byte's may not run yet.
@@ -53,6 +56,7 @@ struct Transfer {
   std::vector<std::string> headers_set_;
   curl_slist* header_list_ = nullptr;
   double connect_set_ = -1;
+  bool fresh_ = false;  // CURLOPT_FRESH_CONNECT is set
   char error_[CURL_ERROR_SIZE] = {};
 };
 
