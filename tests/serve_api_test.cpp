@@ -374,7 +374,7 @@ TEST(ServeApi, AFullQueueSaysWhenToComeBack) {
   for (int i = 0; i < 2; ++i)
     running.emplace_back([&] { EXPECT_EQ(s.post("/v1/completions", completion("x")).status, 200); });
   ASSERT_TRUE(eventually([&] { return held() == 2; }));
-  EXPECT_EQ(s.metric("vllm:num_requests_waiting"), 1);
+  EXPECT_TRUE(eventually([&] { return s.metric("vllm:num_requests_waiting") == 1; }));
   const Response r = s.post("/v1/completions", completion("y"));
   EXPECT_EQ(r.status, 429);
   EXPECT_EQ(r.header("Retry-After"), "1");
