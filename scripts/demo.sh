@@ -3,7 +3,6 @@
 #   1. checks every operator and implementation on real model configurations: reports/latest/index.html
 #   2. serves the tiny canary model, evaluates 256 problems, sound and with the bug of vllm#44313 planted, compares them,
 #      names the layer and operator, and writes the section of a pull request: reports/latest/pr.{md,html}
-# Ten minutes on two cores; again, under five.
 source "$(dirname "$0")/common.sh"
 source scripts/serving.sh
 start=$SECONDS

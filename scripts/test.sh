@@ -2,7 +2,7 @@
 # Every test that needs no GPU, from nothing: installs what is missing, builds, runs them.
 #   asan   all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   tsan   the quick suite with three threads per kernel under ThreadSanitizer (the tests themselves have no threads)
-# MOECHECK_PRESETS chooses among them, and knows one more: dev, all tests without sanitizers, in a third of the time.
+# MOECHECK_PRESETS chooses among them, and knows one more: dev, all tests without sanitizers, which is faster.
 # CUDA and HIP are not used.
 source "$(dirname "$0")/common.sh"
 start=$SECONDS
