@@ -68,7 +68,8 @@ BenchResult bench_case(const Case& c, const Implementation& implementation, cons
   r.tokens = c.integer("tokens");
   TensorSet inputs(op.inputs(c)), outputs(op.outputs(c));
   op.generate(c, inputs);
-  r.bytes = bytes_to_read(inputs);
+  r.bytes = op.bytes_moved(c, inputs).value_or(bytes_to_read(inputs));
+  op.reset_outputs(c, inputs, outputs);
   const RunOptions run{options.threads};
   implementation.run(c, inputs, outputs, run);  // warm: pages touched, threads started
   std::vector<double> times;

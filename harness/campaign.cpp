@@ -1,9 +1,9 @@
 // run_campaign: many cases in worker processes, failures shrunk, records in order.
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <map>
 
+#include "harness/json.h"
 #include "harness/runner.h"
 #include "harness/shrink.h"
 #include "harness/workers.h"

@@ -26,7 +26,8 @@ class Implementation {
   // Why it cannot run this case, or nothing.
   virtual std::optional<std::string> unsupported(const Case& c) const = 0;
 
-  // Reads `inputs`, writes every element of `outputs` that the contract names; both as the operator's specs say.
+  // Reads `inputs`, writes every element of `outputs` that the contract names; both as the operator's specs say. Outputs that are
+  // updated in place hold their input's contents already (Operator::reset_outputs).
   virtual void run(const Case& c, const TensorSet& inputs, TensorSet& outputs,
                    const RunOptions& options) const = 0;
 

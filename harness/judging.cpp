@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 
+#include "harness/json.h"
 #include "harness/operator.h"
 #include "harness/workers.h"
 
@@ -28,7 +28,7 @@ nlohmann::json judge_chunk(Case c, const Implementation& implementation, std::ui
   TensorSet inputs(op.inputs(c)), outputs(op.outputs(c));
   for (c.seed = begin; c.seed < end; ++c.seed) {
     op.generate(c, inputs);
-    outputs.fill(0xFF);
+    op.reset_outputs(c, inputs, outputs);
     implementation.run(c, inputs, outputs, {});
     Judgement j;
     op.judge(c, inputs, *op.reference(c, inputs), outputs, j);

@@ -1,8 +1,8 @@
 #include "harness/models.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
+#include "harness/json.h"
 #include "models_json.h"  // kModelsJson: datasets/models.json, written by the build
 
 namespace moecheck::harness {

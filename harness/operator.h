@@ -43,6 +43,13 @@ class Operator {
   // Fills the inputs from the case alone: the same bits on every machine and for any number of threads.
   virtual void generate(const Case& c, TensorSet& inputs) const = 0;
 
+  // Why given inputs cannot be used although their shapes fit: a slot past the cache, a block table that is too short. Names
+  // tensor, element, value and remedy. The generated ones are never refused.
+  virtual std::optional<std::string> bad_input(const Case&, const TensorSet& /*inputs*/) const { return std::nullopt; }
+
+  // Outputs as a run finds them: poisoned, but for those updated in place, which start as the input of their name.
+  void reset_outputs(const Case& c, const TensorSet& inputs, TensorSet& outputs, std::uint8_t poison = 0xFF) const;
+
   virtual std::unique_ptr<Expected> reference(const Case& c, const TensorSet& inputs) const = 0;
 
   // Compares. The outputs have the right shapes; their contents may be anything.
@@ -65,6 +72,9 @@ class Operator {
   virtual std::span<const Relation> relations() const = 0;
 
   virtual std::vector<Case> cases(Suite suite) const = 0;
+
+  // Bytes a run must move, read and written, where the inputs' own size says it wrong: what benchmarks divide by.
+  virtual std::optional<double> bytes_moved(const Case&, const TensorSet& /*inputs*/) const { return std::nullopt; }
 };
 
 // All operators, in the order of the documentation.

@@ -5,10 +5,10 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/text.h"
 #include "moecheck_version.h"
 #include "optimized/gpu/devices.h"

@@ -30,7 +30,7 @@ TensorSet Trial::run(const Case& changed, const TensorSet& changed_inputs, RunOp
   if (const auto why = implementation.unsupported(changed))
     throw NotApplicable("the changed case is unsupported: " + *why);
   TensorSet out(op.outputs(changed), misalign);
-  out.fill(0xFF);
+  op.reset_outputs(changed, changed_inputs, out);
   const FloatEnvironment environment;
   implementation.run(changed, changed_inputs, out, with);
   op.blank_unspecified(changed, changed_inputs, out);

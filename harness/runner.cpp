@@ -27,7 +27,7 @@ class Check {
   void run(Record& record) {
     Judgement& j = record.result;
     TensorSet outputs(op_.outputs(c_));
-    outputs.fill(0xFF);
+    op_.reset_outputs(c_, inputs_, outputs);
     const std::uint64_t before = options_.clauses ? checksum(inputs_) : 0;
     const auto start = Clock::now();
     const bool kept = run(inputs_, outputs, {options_.threads});
@@ -83,7 +83,7 @@ class Check {
       return;
     }
     TensorSet again(op_.outputs(c_), misalign);
-    again.fill(poison);
+    op_.reset_outputs(c_, inputs, again, poison);
     run(inputs, again, with);
     op_.blank_unspecified(c_, inputs, again);
     std::int64_t element = 0;

@@ -8,11 +8,11 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <unordered_set>
 
 #include "harness/atomic_file.h"
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/safetensors_header.h"
 #include "harness/text.h"
 

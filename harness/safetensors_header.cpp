@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <unordered_set>
 #include <utility>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/text.h"
 
 namespace moecheck::harness {

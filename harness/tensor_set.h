@@ -25,6 +25,7 @@ struct TensorSpec {
   Shape shape;
   std::string doc;        // what it is, for `moecheck list operators`
   bool optional = false;  // absent when the case says so: not listed by inputs(case) then
+  bool in_place = false;  // an output that is updated: it starts as a copy of the input of the same name
 };
 
 std::string to_string(const Shape& shape);  // "[4, 256]"

@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <functional>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/random.h"
 #include "harness/tasks/compare.h"
 #include "harness/tasks/python_text.h"

@@ -12,10 +12,10 @@
 #include <functional>
 #include <map>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "harness/eval/evaluation.h"
+#include "harness/json.h"
 #include "scripted_server.h"
 
 namespace moecheck::test {

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
+#include "harness/json.h"
 #include "reference/gating_policies.h"
 #include "tests/gating_test_support.h"
 

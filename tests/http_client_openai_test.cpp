@@ -2,11 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
 #include "harness/http/openai.h"
 #include "harness/http/retry.h"
+#include "harness/json.h"
 
 namespace moecheck::harness::http {
 namespace {

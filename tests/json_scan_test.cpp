@@ -3,8 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
+#include "harness/json.h"
 #include "harness/random.h"
 
 namespace moecheck::harness::http {

@@ -7,11 +7,11 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "canned_server.h"
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/load/result.h"
 #include "harness/load/run.h"
 

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <nlohmann/json.hpp>
 
+#include "harness/json.h"
 #include "harness/safetensors.h"
 #include "reference/gating_policies.h"
 #include "reference/moe_block.h"

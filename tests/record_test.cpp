@@ -1,3 +1,4 @@
+#include "harness/json.h"
 #include "harness/record.h"
 
 #include <fmt/format.h>
@@ -7,7 +8,6 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "harness/atomic_file.h"
 #include "harness/case.h"

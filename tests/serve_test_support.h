@@ -12,13 +12,13 @@
 #include <chrono>
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "harness/json.h"
 #include "harness/serve/scripted_engine.h"
 #include "harness/serve/server.h"
 

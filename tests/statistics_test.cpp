@@ -4,9 +4,9 @@
 
 #include <cmath>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "harness/json.h"
 #include "harness/random.h"
 #include "harness/statistics/accuracy.h"
 #include "harness/statistics/distributions.h"

@@ -8,9 +8,9 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/tasks/files.h"
 #include "harness/tasks/python_random.h"
 #include "harness/tasks/python_text.h"

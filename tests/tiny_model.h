@@ -3,10 +3,10 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "harness/glm4_moe/checkpoint.h"
+#include "harness/json.h"
 #include "harness/random.h"
 #include "harness/safetensors.h"
 

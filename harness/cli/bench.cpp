@@ -6,12 +6,12 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "harness/atomic_file.h"
 #include "harness/bench.h"
 #include "harness/cli/cli.h"
+#include "harness/json.h"
 #include "harness/judging.h"
 #include "harness/text.h"
 

@@ -20,12 +20,10 @@
 #include "harness/load/result.h"
 #include "harness/text.h"
 
-namespace moecheck::harness {
+namespace moecheck::harness::load {
 namespace {
 
-using namespace load;
-
-struct ServeArguments {
+struct BenchServeArguments {
   std::string endpoint = "http://127.0.0.1:8000", ab, model, api_key, label, label_b, backend = "openai",
               sweep, command;
   std::string percentile_metrics = "ttft,tpot,itl", metric_percentiles = "99", request_rate = "inf",
@@ -72,7 +70,7 @@ struct Arm {
   std::optional<std::int64_t> vocabulary;
 };
 
-Arm make_arm(const ServeArguments& a, const std::string& url, std::string label) {
+Arm make_arm(const BenchServeArguments& a, const std::string& url, std::string label) {
   Arm arm;
   arm.label = std::move(label);
   Target& t = arm.target;
@@ -102,7 +100,7 @@ Arm make_arm(const ServeArguments& a, const std::string& url, std::string label)
   return arm;
 }
 
-BenchConfig config_of(const ServeArguments& a, const Arm& arm, const Point& p) {
+BenchConfig config_of(const BenchServeArguments& a, const Arm& arm, const Point& p) {
   BenchConfig c;
   c.backend = a.backend;
   c.model = arm.target.model;
@@ -130,7 +128,7 @@ BenchConfig config_of(const ServeArguments& a, const Arm& arm, const Point& p) {
   return c;
 }
 
-std::string file_name(const ServeArguments& a, const BenchConfig& c, double started) {
+std::string file_name(const BenchServeArguments& a, const BenchConfig& c, double started) {
   if (!a.result_filename.empty()) return a.result_filename;
   const auto file_word = [](std::string word) {
     for (char& x : word)
@@ -144,7 +142,7 @@ std::string file_name(const ServeArguments& a, const BenchConfig& c, double star
                      c.max_concurrency, c.input_len, c.output_len, c.repeat, started);
 }
 
-void save(const ServeArguments& a, const BenchResult& r) {
+void save(const BenchServeArguments& a, const BenchResult& r) {
   std::error_code ignored;
   std::filesystem::create_directories(a.result_dir, ignored);
   const std::string path =
@@ -173,7 +171,7 @@ std::optional<Counters> scrape_after(const Arm& arm, const std::optional<Counter
   return after;
 }
 
-BenchResult run_point(const ServeArguments& a, Arm& arm, const std::pair<SweepPoint, std::int64_t>& which,
+BenchResult run_point(const BenchServeArguments& a, Arm& arm, const std::pair<SweepPoint, std::int64_t>& which,
                       const MetricsOptions& options) {
   const Point p = make_point(a.plan, which.first, which.second, arm.target.api, arm.vocabulary);
   arm.target.ignore_eos = a.ignore_eos || (p.fixed_lengths && !a.no_ignore_eos);
@@ -215,7 +213,7 @@ int print_calibration() {
   return c.broken.empty() ? kExitFine : kExitFailed;
 }
 
-int serve(ServeArguments& a) {
+int serve(BenchServeArguments& a) {
   if (a.calibrate) return print_calibration();
   a.plan.arrivals.request_rate = read_rate(a.request_rate, "request rate");
   a.plan.arrivals.burstiness = read_rate(a.burstiness, "burstiness");
@@ -251,7 +249,7 @@ int serve(ServeArguments& a) {
   return valid && !failures ? kExitFine : kExitFailed;
 }
 
-void add_target_options(CLI::App& sub, ServeArguments& a) {
+void add_target_options(CLI::App& sub, BenchServeArguments& a) {
   sub.add_option("--endpoint,--base-url", a.endpoint, "The server: http://host:port")
       ->capture_default_str()
       ->type_name("URL");
@@ -272,7 +270,7 @@ void add_target_options(CLI::App& sub, ServeArguments& a) {
   sub.add_option("--timeout", a.timeout, "Seconds per request")->capture_default_str();
 }
 
-void add_load_options(CLI::App& sub, ServeArguments& a) {
+void add_load_options(CLI::App& sub, BenchServeArguments& a) {
   Plan& p = a.plan;
   sub.add_option("--dataset-name", p.dataset, "random, prefix_repetition, trace, custom, or a task (gsm8k)")
       ->capture_default_str();
@@ -323,7 +321,7 @@ void add_load_options(CLI::App& sub, ServeArguments& a) {
   sub.add_option("--seed", p.seed, "Of prompts, lengths and arrivals")->capture_default_str();
 }
 
-void add_output_options(CLI::App& sub, ServeArguments& a) {
+void add_output_options(CLI::App& sub, BenchServeArguments& a) {
   sub.add_option("--percentile-metrics", a.percentile_metrics, "Printed: ttft,tpot,itl,e2el")
       ->capture_default_str();
   sub.add_option("--metric-percentiles", a.metric_percentiles, "Percentiles")->capture_default_str();
@@ -342,9 +340,13 @@ void add_output_options(CLI::App& sub, ServeArguments& a) {
 }
 
 }  // namespace
+}  // namespace moecheck::harness::load
+
+namespace moecheck::harness {
 
 void add_bench_serve(CLI::App& bench_verb, Action& action) {
-  auto a = std::make_shared<ServeArguments>();
+  using namespace load;
+  auto a = std::make_shared<BenchServeArguments>();
   CLI::App* sub = bench_verb.add_subcommand(
       "serve", "Load on an OpenAI-compatible endpoint, as `vllm bench serve` measures it");
   sub->footer(

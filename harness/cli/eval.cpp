@@ -4,12 +4,12 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "harness/cli/cli.h"
 #include "harness/cli/eval_session.h"
 #include "harness/eval/background.h"
 #include "harness/eval/probe.h"
+#include "harness/json.h"
 #include "harness/statistics/planning.h"
 #include "harness/tasks/compare.h"
 #include "harness/text.h"

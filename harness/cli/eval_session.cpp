@@ -9,11 +9,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <nlohmann/json.hpp>
 
 #include "harness/cli/cli.h"
 #include "harness/cli/command_line.h"
 #include "harness/eval/server_info.h"
+#include "harness/json.h"
 #include "harness/text.h"
 
 namespace moecheck::harness {

@@ -3,10 +3,10 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "harness/cli/cli.h"
+#include "harness/json.h"
 #include "harness/tasks/files.h"
 #include "harness/tasks/python_text.h"
 #include "harness/tasks/scoring.h"

@@ -3,10 +3,10 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "harness/cli/cli.h"
 #include "harness/implementations/faults.h"
+#include "harness/json.h"
 #include "harness/models.h"
 #include "harness/relation.h"
 #include "harness/text.h"

@@ -18,7 +18,7 @@
 namespace moecheck::harness {
 namespace {
 
-struct Arguments {
+struct LocalizeArguments {
   std::string model, dump, against, dtype = "f32", fault, prompt, output, save;
   ServedMoeOptions moe;
 };
@@ -28,11 +28,11 @@ constexpr const char* kPrompt =
     "Question: Olivia has 12 boxes of pencils with 31 pencils in each. She gives 19 pencils to Simon. How many pencils does "
     "Olivia have left?\nAnswer:";
 
-std::string engine_name(const Arguments& a) {
+std::string engine_name(const LocalizeArguments& a) {
   return a.fault.empty() ? a.moe.implementation : a.moe.implementation + "!" + a.fault;
 }
 
-TensorSet make_dump(const Glm4MoeCheckpoint& model, DType dtype, const Arguments& a) {
+TensorSet make_dump(const Glm4MoeCheckpoint& model, DType dtype, const LocalizeArguments& a) {
   const auto tokenizer =
       load_bpe_tokenizer((std::filesystem::path(model.folder) / "tokenizer.json").string(), model.end_ids);
   const std::vector<TokenId> ids = tokenizer->encode(a.prompt.empty() ? kPrompt : a.prompt);
@@ -64,7 +64,7 @@ void print_failure(const JudgedOperator& op, const std::string& folder) {
     write_failure(op, folder);
 }
 
-int print(const Localization& l, const Arguments& a) {
+int print(const Localization& l, const LocalizeArguments& a) {
   std::size_t failing = 0;
   for (const JudgedOperator& op : l.operators) {
     const Judgement& j = op.record.result;
@@ -81,7 +81,7 @@ int print(const Localization& l, const Arguments& a) {
   return failing > 0 ? kExitFailed : kExitFine;
 }
 
-int run(Arguments a) {
+int run(LocalizeArguments a) {
   if (a.dtype != "f32" && a.dtype != "bf16")
     throw UsageError(fmt::format("--dtype '{}' is not known: use f32 or bf16", printable(a.dtype)));
   const DType dtype = a.dtype == "f32" ? DType::kF32 : DType::kBF16;
@@ -109,7 +109,7 @@ int run(Arguments a) {
 }  // namespace
 
 void add_localize(CLI::App& app, Action& action) {
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<LocalizeArguments>();
   CLI::App* sub = app.add_subcommand("localize", "Name the layer and operator of a model that is wrong");
   sub->add_option("--model", a->model, "A GLM-4-MoE checkpoint's folder")->required()->type_name("DIR");
   sub->add_option("--dump", a->dump,

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "harness/cli/cli.h"
+#include "harness/json.h"
 #include "harness/statistics/paired.h"
 #include "harness/statistics/planning.h"
 #include "harness/tasks/files.h"

@@ -3,9 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "harness/cli/cli.h"
+#include "harness/json.h"
 #include "harness/tasks/files.h"
 #include "harness/tasks/python_text.h"
 #include "harness/tasks/task.h"

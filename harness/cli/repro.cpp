@@ -41,7 +41,7 @@ int run_one(const Case& c, const Implementation& impl, const TensorSet& inputs, 
   TensorSet outputs(op.outputs(c));
   WorkerCallbacks callbacks;
   callbacks.work = [&](std::size_t) {
-    outputs.fill(0xFF);
+    op.reset_outputs(c, inputs, outputs);
     impl.run(c, inputs, outputs, {});
     std::string bytes;
     for (const Tensor& t : outputs.tensors())

@@ -16,7 +16,7 @@
 namespace moecheck::harness {
 namespace {
 
-struct Arguments {
+struct ServeArguments {
   EngineOptions engine;
   ServerOptions server;
   std::vector<std::string> names;
@@ -32,7 +32,7 @@ std::string model_name(const std::string& model) {
   return name.empty() || name == "." ? "model" : name;
 }
 
-int run_server(Arguments a) {
+int run_server(ServeArguments a) {
   a.server.model_names = a.names.empty() ? std::vector{model_name(a.engine.model)} : a.names;
   a.server.version = MOECHECK_VERSION;
   a.server.http.max_body_bytes = static_cast<std::size_t>(a.max_body_mib * 1048576);
@@ -52,7 +52,7 @@ int run_server(Arguments a) {
   return kExitFine;
 }
 
-void add_limits(CLI::App& sub, Arguments& a) {
+void add_limits(CLI::App& sub, ServeArguments& a) {
   HttpOptions& h = a.server.http;
   const auto positive = CLI::Range(1.0, 1e9);
   sub.add_option("--max-queue", a.server.max_queue, "Sequences running and waiting; more get 429")
@@ -81,7 +81,7 @@ void add_limits(CLI::App& sub, Arguments& a) {
 }  // namespace
 
 void add_serve(CLI::App& app, Action& action) {
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<ServeArguments>();
   a->server.http.port = 8000;
   CLI::App* sub = app.add_subcommand("serve", "Serve a model over the OpenAI API");
   sub->add_option(

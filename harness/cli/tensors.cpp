@@ -44,6 +44,7 @@ int run(const TensorArguments& a) {
     throw UsageError(fmt::format("{} does not support this case: {}", impl.name(), *why));
   const TensorSet inputs = require_inputs(c, a.inputs);
   TensorSet outputs(op.outputs(c));
+  op.reset_outputs(c, inputs, outputs, 0);
   impl.run(c, inputs, outputs, {});
   op.blank_unspecified(c, inputs, outputs);
   write_safetensors(a.outputs, outputs, {{"case", c.str()}, {"implementation", std::string(impl.name())}});

@@ -10,9 +10,9 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::eval {

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
+#include "harness/json.h"
 #include "harness/load/prometheus.h"
 #include "harness/text.h"
 

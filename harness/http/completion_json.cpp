@@ -2,9 +2,9 @@
 
 #include <array>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "harness/http/json_scan.h"
+#include "harness/json.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::http {

@@ -2,12 +2,12 @@
 #include <curl/curl.h>
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "harness/case.h"
 #include "harness/http/openai.h"
 #include "harness/http/retry.h"
+#include "harness/json.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::http {

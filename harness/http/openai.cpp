@@ -4,11 +4,11 @@
 #include <fmt/format.h>
 
 #include <ctime>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
 #include "harness/http/completion_json.h"
 #include "harness/http/json_scan.h"
+#include "harness/json.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::http {

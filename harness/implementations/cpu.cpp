@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "harness/implementations/cpu_adapter.h"
 #include "harness/implementations/faults.h"
 #include "harness/operators/attention.h"
 #include "harness/operators/common.h"
@@ -24,6 +25,7 @@ namespace moecheck::harness {
 namespace {
 
 namespace cpu = MOECHECK_OPTIMIZED;
+using adapters::MOECHECK_OPTIMIZED::CpuAdapter, adapters::MOECHECK_OPTIMIZED::nothing_unsupported;
 using reference::ConstView;
 using reference::View;
 
@@ -100,31 +102,22 @@ void run_attention(const Case& c, Inputs in, Outputs out, cpu::CpuOptions option
 // Dtype of the experts' weights: the activations', or e4m3 where they are quantized.
 DType weight_dtype(const Case& c) { return c.choice("quant") == "none" ? c.dtype("dtype") : DType::kE4M3FN; }
 
-std::optional<std::string> nothing_unsupported(const Case&) { return std::nullopt; }
-
-// One line per operator: why a case is unsupported, and how it is run.
-struct Adapter {
-  std::string_view op;
-  std::optional<std::string> (*unsupported)(const Case& c);
-  void (*run)(const Case& c, Inputs in, Outputs out, cpu::CpuOptions options);
-};
-
-constexpr std::array kAdapters = {
-    Adapter{"gating", [](const Case& c) { return cpu::gating_unsupported(gating_options(c)); }, run_gating},
-    Adapter{"routed_scaling", nothing_unsupported, run_routed_scaling},
-    Adapter{"shared_experts", nothing_unsupported, run_shared_experts},
-    Adapter{"moe_align", nothing_unsupported, run_moe_align},
-    Adapter{"experts",
+const std::array kAdapters = {
+    CpuAdapter{"gating", [](const Case& c) { return cpu::gating_unsupported(gating_options(c)); }, run_gating},
+    CpuAdapter{"routed_scaling", nothing_unsupported, run_routed_scaling},
+    CpuAdapter{"shared_experts", nothing_unsupported, run_shared_experts},
+    CpuAdapter{"moe_align", nothing_unsupported, run_moe_align},
+    CpuAdapter{"experts",
             [](const Case& c) { return cpu::experts_unsupported(experts_options(c), weight_dtype(c)); },
             run_experts},
-    Adapter{"moe_block",
+    CpuAdapter{"moe_block",
             [](const Case& c) { return cpu::moe_block_unsupported(moe_block_options(c), weight_dtype(c)); },
             run_moe_block},
-    Adapter{"attention", nothing_unsupported, run_attention},
+    CpuAdapter{"attention", nothing_unsupported, run_attention},
 };
 
-const Adapter* adapter_of(const Case& c) {
-  for (const Adapter& a : kAdapters)
+const CpuAdapter* adapter_of(const Case& c) {
+  for (const CpuAdapter& a : kAdapters)
     if (a.op == c.operator_name()) return &a;
   return nullptr;
 }
@@ -138,7 +131,7 @@ class CpuImplementation : public Implementation {
   std::string_view summary() const override { return summary_; }
 
   std::optional<std::string> unsupported(const Case& c) const override {
-    const Adapter* a = adapter_of(c);
+    const CpuAdapter* a = adapter_of(c);
     if (a == nullptr) return fmt::format("there is no CPU version of {}", c.operator_name());
     return a->unsupported(c);
   }

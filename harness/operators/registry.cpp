@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "harness/operators/operators.h"
@@ -9,6 +10,15 @@ namespace moecheck::harness {
 std::string_view name(Suite suite) {
   constexpr std::array<std::string_view, 4> kNames = {"quick", "models", "adversarial", "full"};
   return kNames[static_cast<std::size_t>(suite)];
+}
+
+void Operator::reset_outputs(const Case& c, const TensorSet& inputs, TensorSet& outputs, std::uint8_t poison) const {
+  outputs.fill(poison);
+  for (const TensorSpec& spec : this->outputs(c))
+    if (spec.in_place) {
+      const Tensor& before = inputs.at(spec.name);
+      std::copy_n(before.data(), before.bytes(), outputs.at(spec.name).data());
+    }
 }
 
 std::span<const Operator* const> operators() {

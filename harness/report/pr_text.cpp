@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/statistics/accuracy.h"
 #include "harness/text.h"
 

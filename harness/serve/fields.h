@@ -3,9 +3,9 @@
 // .cpp files that read requests.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <optional>
 
+#include "harness/json.h"
 #include "harness/serve/request.h"
 #include "harness/text.h"
 

@@ -11,13 +11,13 @@
 #include <condition_variable>
 #include <fstream>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <queue>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/random.h"
 #include "harness/text.h"
 

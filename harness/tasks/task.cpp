@@ -1,9 +1,9 @@
 #include "harness/tasks/task.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/tasks/python_text.h"
 #include "harness/text.h"
 

@@ -1,0 +1,4 @@
+#include "harness/json.h"
+
+template class nlohmann::basic_json<>;
+template class nlohmann::basic_json<nlohmann::ordered_map>;
