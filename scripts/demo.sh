@@ -12,7 +12,7 @@ canary=datasets/tiny_glm4_moe/canary
 
 install_missing "$PACKAGES"
 say_accelerators
-configure_and_build release -DMOECHECK_TESTS=OFF
+configure_and_build release -DMOECHECK_TESTS=OFF -DMOECHECK_COLD_BUILD=ON
 
 say "check --suite models"
 mkdir -p $latest
