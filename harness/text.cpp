@@ -5,29 +5,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "harness/utf8.h"
+
 namespace moecheck::harness {
 namespace {
-
-// Length of the UTF-8 sequence at the start of `text`, and its code point; 0 where it is invalid (overlong
-// forms, surrogates and values past U+10FFFF included).
-std::size_t decode_utf8(std::string_view text, char32_t& code) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(0);
-  if (lead < 0x80) {
-    code = lead;
-    return 1;
-  }
-  const std::size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  if (lead < 0xC2 || lead > 0xF4 || text.size() < length) return 0;
-  code = lead & (0xFFu >> (length + 1));
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-    code = code << 6 | (byte(i) & 0x3F);
-  }
-  constexpr char32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
-  if (code < kSmallest[length] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) return 0;
-  return length;
-}
 
 bool is_hidden(char32_t c) {
   return (c >= 0x80 && c < 0xA0) ||                      // C1 controls: some terminals obey them
@@ -37,8 +18,9 @@ bool is_hidden(char32_t c) {
          c == 0xFEFF || (c & 0xFFFE) == 0xFFFE;  // byte order mark, noncharacters (not XML)
 }
 
-void append_printable(std::string& out, std::string_view text, std::size_t length, char32_t code) {
-  if (length == 0)
+void append_printable(std::string& out, std::string_view text, const CodePoint& c) {
+  const char32_t code = c.value;
+  if (!c.valid)
     out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[0]));
   else if (code == '\n')
     out += "\\n";
@@ -51,7 +33,7 @@ void append_printable(std::string& out, std::string_view text, std::size_t lengt
   else if (is_hidden(code))
     out += fmt::format("\\u{{{:04x}}}", static_cast<unsigned>(code));
   else
-    out.append(text.substr(0, length));
+    out.append(text.substr(0, c.length));
 }
 
 }  // namespace
@@ -62,10 +44,9 @@ std::string printable(std::string_view text, std::size_t limit) {
   std::string out;
   while (!text.empty()) {
     if (out.size() >= limit) return out + "...";
-    char32_t code = 0;
-    const std::size_t length = decode_utf8(text, code);
-    append_printable(out, text, length, code);
-    text.remove_prefix(length == 0 ? 1 : length);
+    const CodePoint c = code_point(text);
+    append_printable(out, text, c);
+    text.remove_prefix(c.length);
   }
   return out;
 }

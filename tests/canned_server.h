@@ -30,7 +30,9 @@ class CannedServer {
     std::int64_t tokens_per_event = 1;
     std::int64_t short_by = 0;        // tokens missing from the length that was asked
     std::int64_t fail_every = 0;      // each n-th request: 503
-    std::int64_t cut_every = 0;       // each n-th stream: closed without [DONE]
+    std::int64_t cut_every = 0;       // each n-th stream: closed in the middle
+    std::int64_t no_done_every = 0;   // each n-th stream: ended in order, but without [DONE]
+    std::int64_t torn_every = 0;      // each n-th stream: every event but [DONE], and no last chunk
     bool usage = true, role = false;  // a usage event; an event without text first
     bool continuous_usage = false;
     std::int64_t extra_counted = 0;  // tokens that /metrics counts too many
@@ -70,7 +72,7 @@ class CannedServer {
   using Clock = std::chrono::steady_clock;
   struct Answer {
     std::int64_t tokens = 0, sent = 0, events = 0, prompt_tokens = 0;
-    bool cut = false;
+    bool cut = false, no_done = false, torn = false;
   };
   struct Connection {
     std::string in;
@@ -160,7 +162,7 @@ class CannedServer {
     if (behaviour_.fail_every > 0 && i % behaviour_.fail_every == 0)
       return put(
           fd,
-          "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 36\r\n\r\n"
+          "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 37\r\n\r\n"
           "{\"error\":{\"message\":\"too many here\"}}");
     c.answer = {};
     c.answer.tokens = number_after(body, "\"max_tokens\":", 16) - behaviour_.short_by;
@@ -170,12 +172,15 @@ class CannedServer {
       c.answer.prompt_tokens = 1 + std::count(list.begin(), list.end(), ',');
     }
     c.answer.cut = behaviour_.cut_every > 0 && i % behaviour_.cut_every == 0;
+    c.answer.no_done = behaviour_.no_done_every > 0 && i % behaviour_.no_done_every == 0;
+    c.answer.torn = behaviour_.torn_every > 0 && i % behaviour_.torn_every == 0;
     prompt_tokens_ += c.answer.prompt_tokens;
     const auto now = Clock::now();
     if (behaviour_.first_us == 0 && behaviour_.gap_us == 0) {
       std::string all = head();
       while (c.answer.sent < c.answer.tokens) all += next_event(c.answer);
-      return put(fd, all + tail(c.answer));
+      put(fd, all + tail(c.answer));
+      return c.answer.torn ? drop(fd) : void();
     }
     due_.emplace(now + std::chrono::microseconds(behaviour_.first_us), fd);
   }
@@ -193,6 +198,7 @@ class CannedServer {
     else
       out += tail(a);
     put(fd, out);
+    if (a.torn && a.sent >= a.tokens) drop(fd);
   }
 
   static std::string head() {
@@ -231,7 +237,8 @@ class CannedServer {
     ++succeeded_;
     const std::string usage =
         behaviour_.usage ? chunk("data: {\"id\":\"c\",\"choices\":[]," + usage_json(a) + "}\n\n") : "";
-    return usage + chunk("data: [DONE]\n\n") + "0\r\n\r\n";
+    if (a.torn) return usage;
+    return usage + (a.no_done ? "" : chunk("data: [DONE]\n\n")) + "0\r\n\r\n";
   }
   void metrics(int fd) {
     const std::string body =

@@ -122,7 +122,12 @@ TEST(Compare, other_questions_are_no_comparison) {
   EXPECT_NE(why([](auto& b) { b.samples.resize(50); }).find("50 questions are in A only"), std::string::npos);
   EXPECT_NE(why([](auto& b) { b.samples[3].doc_hash = "x"; }).find("document 3"), std::string::npos);
   EXPECT_NE(why([](auto& b) { b.samples[3].prompt_hash = "x"; }).find("prompts differ"), std::string::npos);
-  EXPECT_NE(why([](auto& b) { b.task = "gsm8k_cot"; }).find("gsm8k_cot"), std::string::npos);
+  // Another name alone is none (see below); with other questions it is the likelier reason, and told first.
+  EXPECT_NE(why([](auto& b) {
+              b.task = "gsm8k_cot";
+              b.samples[3].prompt_hash = "x";
+            }).find("gsm8k_cot"),
+            std::string::npos);
   EXPECT_NE(why([](auto& b) { b.path = "a"; }).find("same file"), std::string::npos);
   harness::Run c = a;
   c.generation_json = R"({"temperature": 0.0, "until": ["x"]})";
@@ -133,6 +138,53 @@ TEST(Compare, other_questions_are_no_comparison) {
   EXPECT_EQ(compare(c, d).verdict, ComparisonVerdict::kInvalidRun);
   d.generation_json.clear();
   EXPECT_TRUE(compare(c, d).invalid.empty());  // not known is not different
+}
+
+bool told(const Comparison& c, std::string_view words) {
+  for (const std::string& note : c.notes)
+    if (note.find(words) != note.npos) return true;
+  return false;
+}
+
+// Questions and prompts are compared by their hashes. A task of one's own may have any name.
+TEST(Compare, the_same_questions_under_two_names_are_compared) {
+  const harness::Run a = run_of_answers(400, 5, "a");
+  harness::Run b = run_of_answers(400, 5, "b");
+  EXPECT_FALSE(told(compare(a, b), "is called"));
+  b.task = "my_gsm8k";
+  const Comparison c = compare(a, b);
+  EXPECT_TRUE(c.invalid.empty()) << c.invalid[0];
+  EXPECT_EQ(c.verdict, ComparisonVerdict::kNoRegression);
+  EXPECT_TRUE(told(c, "the task is called gsm8k in A and my_gsm8k in B"));
+}
+
+// One server sends what it generated after a stop string, the other cuts it: the same text.
+TEST(Compare, texts_end_at_the_stop_string) {
+  const harness::Run a = run_of_answers(40, 2, "a");
+  harness::Run b = run_of_answers(40, 2, "b");
+  for (std::size_t i = 10; i < 30; ++i) b.samples[i].completion += "\n\nQuestion: and now?";
+  b.samples[35].completion = "other" + b.samples[35].completion;
+  harness::Run cut = b;
+  for (Sample& s : cut.samples) s.completion = s.completion.substr(0, s.completion.find("Question:"));
+  Comparison c = compare(cut, b);
+  EXPECT_EQ(c.texts.identical, 40);
+  EXPECT_EQ(c.texts.a_past_stop, 0);
+  EXPECT_EQ(c.texts.b_past_stop, 20);
+  EXPECT_TRUE(told(c, "0 texts of A and 20 of B go on behind a stop string"));
+  EXPECT_EQ(nlohmann::json::parse(comparison_json(c))["texts"]["b_past_stop"], 20);
+  EXPECT_EQ(nlohmann::json::parse(comparison_json(c))["texts_compared_up_to"][0], "Question:");
+  CompareOptions whole;
+  whole.whole_texts = true;
+  c = compare(cut, b, whole);
+  EXPECT_EQ(c.texts.identical, 20);
+  EXPECT_FALSE(told(c, "stop string"));
+  EXPECT_EQ(compare(a, b).texts.identical, 40 - 20 - 1) << "a blank line before the stop is text";
+  // The stop strings are those of the run, where its settings are known.
+  cut.generation_json = b.generation_json = R"({"until": ["\n\n", "Question:"]})";
+  harness::Run d = a;
+  d.path = "d";
+  d.generation_json = b.generation_json;
+  EXPECT_EQ(compare(d, b).texts.identical, 39);
 }
 
 TEST(Compare, a_copy_is_no_second_run) {

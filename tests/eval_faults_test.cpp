@@ -91,7 +91,8 @@ const FaultCase kCases[] = {
     {"slow_first_token", Fault::kSlowFirst, false, "", ""},
     {"truncated", Fault::kTruncated, true, "cut-short", "cut-short"},
     {"cut", Fault::kCut, true, "cut-short", "invalid-json"},
-    {"no_done", Fault::kNoDone, true, "cut-short", ""},
+    {"no_done", Fault::kNoDone, false, "",
+     ""},  // whole by finish_reason and the last chunk; once taken for cut
     {"no_finish_reason", Fault::kNoFinish, true, "cut-short", "invalid-response"},
     {"invalid_json", Fault::kInvalidJson, true, "invalid-json", "invalid-json"},
     {"html", Fault::kHtml, true, "wrong-content-type", "wrong-content-type"},
@@ -120,6 +121,18 @@ TEST(EvalFaults, AllAtOnce) {
                : Fault::kNone;
   });
   EXPECT_EQ(answers(*run(setup, faulty.url())), answers(*run(setup, sound.url())));
+}
+
+// Accepted, but never silently: the samples say which answers came without [DONE].
+TEST(EvalFaults, AMissingDoneIsRecorded) {
+  EvalSetup setup(12);
+  setup.settings.stream = true;
+  const ModelServer server(
+      [](int question, int) { return question % 4 == 0 ? Fault::kNoDone : Fault::kNone; });
+  const auto e = run(setup, server.url());
+  const harness::Run r = e->run_of_arm(0);
+  for (const Sample& s : r.samples) EXPECT_EQ(s.missing_done, s.doc_id % 4 == 0) << s.doc_id;
+  EXPECT_EQ(summarize(r).missing_done, 3);
 }
 
 TEST(EvalFaults, RetryAfterIsWaitedFor) {

@@ -75,7 +75,8 @@ TEST(HttpOpenai, UsageMayBeMissing) {
   EXPECT_EQ(g.usage.completion_tokens, -1);
 }
 
-// Cut at any byte, a stream is an answer only once its [DONE] is there: never a shorter answer that looks whole.
+// Cut at any byte, a stream whose end HTTP does not tell is an answer only once its [DONE] is there: never a shorter answer
+// that looks whole.
 TEST(HttpOpenai, ACutStreamIsNeverAnAnswer) {
   const std::size_t marker = kWhole.find("[DONE]") + 6;
   for (std::size_t n = 0; n < kWhole.size(); ++n) {
@@ -85,8 +86,42 @@ TEST(HttpOpenai, ACutStreamIsNeverAnAnswer) {
   }
   EXPECT_EQ(read_stream(text_event("a") + event("[DONE]")).error.kind,
             ErrorKind::kTruncated);                                                   // no finish_reason
-  EXPECT_EQ(read_stream(text_event("a", "stop")).error.kind, ErrorKind::kTruncated);  // no [DONE]
+  EXPECT_EQ(read_stream(text_event("a", "stop")).error.kind, ErrorKind::kTruncated);  // no [DONE], no framing
   EXPECT_EQ(read_stream("").error.kind, ErrorKind::kTruncated);
+}
+
+// Some servers never send [DONE]. A finish_reason, and HTTP's own end of the body, say as much; one of them does not.
+TEST(HttpOpenai, WithoutDoneAFinishReasonAndACleanEndOfHttpAreWhole) {
+  const auto read = [](const std::string& body, const char* name, const char* value,
+                       Failure failure = Failure::kNone) {
+    ResponseReader reader(Api::kCompletions, true);
+    Response r = head(200, "text/event-stream");
+    if (name != nullptr) r.headers.push_back({name, value});
+    reader.headers(r);
+    reader.body(body, 1);
+    r.failure = failure;
+    return reader.done(std::move(r));
+  };
+  const std::string finished = text_event("a") + text_event("b", "stop");
+  for (const auto& [name, value] : {std::pair("Transfer-Encoding", "chunked"),
+                                    {"transfer-encoding", "gzip, Chunked"},
+                                    {"Content-Length", "200"}}) {
+    const Generation g = read(finished, name, value);
+    EXPECT_FALSE(g.error) << g.error.message;
+    EXPECT_TRUE(g.missing_done);
+    EXPECT_EQ(g.text, "ab");
+    EXPECT_EQ(g.finish_reason, "stop");
+    EXPECT_FALSE(read(finished + event("[DONE]"), name, value).missing_done);
+    // Torn in the middle: an error whatever was read before it.
+    EXPECT_EQ(read(finished, name, value, Failure::kTruncated).error.kind, ErrorKind::kTruncated);
+    EXPECT_EQ(read(finished, name, value, Failure::kReset).error.kind, ErrorKind::kReset);
+    EXPECT_EQ(read(text_event("a"), name, value).error.kind, ErrorKind::kTruncated);  // no finish_reason
+    EXPECT_EQ(read(finished + "data: {\"choi", name, value).error.kind,
+              ErrorKind::kTruncated);  // within an event
+  }
+  // A body that lasts until the connection closes ends the same when it is cut.
+  EXPECT_EQ(read(finished, nullptr, nullptr).error.kind, ErrorKind::kTruncated);
+  EXPECT_EQ(read(finished, "Connection", "close").error.kind, ErrorKind::kTruncated);
 }
 
 TEST(HttpOpenai, TheTransportsFailureCountsUnlessTheAnswerIsWhole) {

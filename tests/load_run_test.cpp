@@ -124,6 +124,69 @@ TEST(LoadRun, FailuresAreCountedAndInNoLatency) {
             7);
 }
 
+// What transformers' server does: counted and said, not a failure. Without HTTP's end too it is one.
+TEST(LoadRun, StreamsWithoutDoneAreWholeAndCounted) {
+  const CannedServer server({.no_done_every = 3}), torn({.torn_every = 4});
+  const BenchResult r = judged(closed(target_of(server), load_of(12), 4), 4);
+  EXPECT_EQ(r.metrics.failed, 0);
+  EXPECT_EQ(r.metrics.missing_done, 4);
+  EXPECT_TRUE(says(r.warnings, "4 streams ended without [DONE]"));
+  EXPECT_EQ(Json::parse(to_json(r, false))["moecheck"]["missing_done"], 4);
+  const BenchResult t = judged(closed(target_of(torn), load_of(12), 4), 4);
+  EXPECT_EQ(t.metrics.failed, 3);
+  EXPECT_EQ(t.metrics.missing_done, 0);
+  EXPECT_FALSE(says(t.warnings, "[DONE]"));
+}
+
+TEST(LoadRun, FailuresAreToldByReason) {
+  const CannedServer server({.first_us = 1000, .gap_us = 1000, .fail_every = 3, .cut_every = 8});
+  const BenchResult r = judged(closed(target_of(server), load_of(16), 4), 4);
+  ASSERT_EQ(r.failures.size(), 2u);
+  EXPECT_EQ(r.failures[0].count, 5);
+  EXPECT_EQ(r.failures[0].reason, "server-error: status 503: too many here");
+  EXPECT_EQ(r.failures[1].count, 2);
+  const std::string t = table(r);
+  EXPECT_NE(t.find("failed: 5 x server-error: status 503: too many here (first: request "), std::string::npos)
+      << t;
+  const Json j = Json::parse(to_json(r, false))["moecheck"]["failures"];
+  ASSERT_EQ(j.size(), 2u);
+  EXPECT_EQ(j[0]["count"], 5);
+  EXPECT_EQ(j[0]["reason"], r.failures[0].reason);
+  EXPECT_EQ(j[0]["first_request"], r.failures[0].first);
+}
+
+TEST(LoadFailures, AreGroupedByWhatStaysTheSame) {
+  std::vector<RequestRecord> records;
+  const auto add = [&](int status, const std::string& error) {
+    RequestRecord r;
+    r.index = std::ssize(records);
+    r.http_status = status;
+    r.success = error.empty();
+    r.error = error;
+    records.push_back(r);
+  };
+  add(200, "");
+  add(200, "cut-short: the stream ended without [DONE], after 3 chunks");
+  add(429, "rate-limited: status 429: request 5f3a-77 waits");
+  add(200, "cut-short: the stream ended without [DONE], after 65 chunks");
+  add(429, "rate-limited: status 429: request a1b2-8 waits");
+  add(200, "cut-short: the stream ended without [DONE], after 4 chunks");
+  add(503, "server-error: status 503");
+  add(500, "server-error: status 500");
+  const auto all = failure_groups(records);
+  ASSERT_EQ(all.size(), 4u);
+  EXPECT_EQ(all[0].count, 3);
+  EXPECT_EQ(all[0].first, 1);
+  EXPECT_EQ(all[0].reason, records[1].error);
+  EXPECT_EQ(all[1].count, 2);
+  EXPECT_EQ(all[2].reason, "server-error: status 503");
+  const auto few = failure_groups(records, 3);
+  ASSERT_EQ(few.size(), 3u);
+  EXPECT_EQ(few[2].reason, "of 2 other kinds");
+  EXPECT_EQ(few[2].count, 2);
+  EXPECT_TRUE(failure_groups(std::span(records).first(1)).empty());
+}
+
 TEST(LoadRun, NothingThereIsInvalidNotACrash) {
   std::string url;
   {
@@ -278,6 +341,21 @@ TEST(LoadResult, IsReadBack) {
   EXPECT_FALSE(all[2].ours);
   EXPECT_THROW((void)read_benches(folder + "/other.json"), UsageError);
   EXPECT_THROW((void)read_benches(folder + "/none.json"), UsageError);
+  std::ofstream(folder + "/broken.json") << "{\n  \"completed\": 4,\n  \"duration\" 3\n}\n";
+  std::ofstream(folder + "/lines.json") << to_json(r, false) << "\n{\"completed\": 4,\n";
+  const auto why = [](const std::string& path) -> std::string {
+    try {
+      (void)read_benches(path);
+    } catch (const UsageError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_TRUE(why(folder + "/broken.json").starts_with(folder + "/broken.json:3: not JSON: "))
+      << why(folder + "/broken.json");
+  EXPECT_TRUE(why(folder + "/lines.json").starts_with(folder + "/lines.json:2: not JSON: "))
+      << why(folder + "/lines.json");
+  EXPECT_EQ(read_benches(folder).size(), 4u) << "in a folder, what is readable counts";
   std::filesystem::remove_all(folder);
 }
 

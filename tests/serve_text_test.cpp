@@ -11,8 +11,8 @@
 
 namespace {
 
+using moecheck::harness::Utf8Decoder;
 using moecheck::harness::serve::TextStream;
-using moecheck::harness::serve::Utf8Decoder;
 
 // Bytes from a small alphabet, so that stop strings occur, overlap and nearly occur.
 std::string text_over(const std::string& alphabet, std::size_t longest) {
@@ -119,23 +119,6 @@ RC_GTEST_PROP(ServeText, StopsOfSeveralBytesInTextOfSeveralBytes, ()) {
   const Streamed out = stream(cut_anywhere(bytes), stops);
   RC_ASSERT(out.text == stopped_text(bytes, stops, stopped));
   for (const std::string& delta : out.deltas) RC_ASSERT(decoded(delta) == delta);
-}
-
-TEST(ServeText, InvalidBytesBecomeAsManyCharactersAsInPython) {
-  // From Python 3.11: bytes.decode("utf-8", errors="replace").
-  const std::string r = "\xEF\xBF\xBD";
-  EXPECT_EQ(decoded("a\xFF"
-                    "b"),
-            "a" + r + "b");
-  EXPECT_EQ(decoded("\xE2\x82"), r);
-  EXPECT_EQ(decoded("\xE2\x82"
-                    "a"),
-            r + "a");
-  EXPECT_EQ(decoded("\xED\xA0\x80"), r + r + r);
-  EXPECT_EQ(decoded("\xC0\x80"), r + r);
-  EXPECT_EQ(decoded("\xF4\x90\x80\x80"), r + r + r + r);
-  EXPECT_EQ(decoded("\xF0\x9F\x99"), r);
-  EXPECT_EQ(decoded("\xE0\x80"), r + r);
 }
 
 TEST(ServeText, ThePromptIsNotSearchedForStops) {

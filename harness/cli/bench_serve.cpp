@@ -171,8 +171,8 @@ std::optional<Counters> scrape_after(const Arm& arm, const std::optional<Counter
   return after;
 }
 
-BenchResult run_point(const BenchServeArguments& a, Arm& arm, const std::pair<SweepPoint, std::int64_t>& which,
-                      const MetricsOptions& options) {
+BenchResult run_point(const BenchServeArguments& a, Arm& arm,
+                      const std::pair<SweepPoint, std::int64_t>& which, const MetricsOptions& options) {
   const Point p = make_point(a.plan, which.first, which.second, arm.target.api, arm.vocabulary);
   arm.target.ignore_eos = a.ignore_eos || (p.fixed_lengths && !a.no_ignore_eos);
   LoadOptions run_options{p.at.max_concurrency, a.save_detailed, {}};

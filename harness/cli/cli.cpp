@@ -80,7 +80,8 @@ TensorSet require_inputs(const Case& c, const std::string& path) {
   if (!path.empty()) {
     TensorSet given = read_safetensors(path);
     require_specs(given, op.inputs(c), path);
-    if (const auto why = op.bad_input(c, given)) throw UsageError(fmt::format("{}: {}", printable(path), *why));
+    if (const auto why = op.bad_input(c, given))
+      throw UsageError(fmt::format("{}: {}", printable(path), *why));
     return given;
   }
   TensorSet made(op.inputs(c));

@@ -18,7 +18,7 @@ struct CompareArguments {
   double margin = 1.0, alpha = 0.05, max_failed = 1.0, max_truncated = 5.0;
   std::string filter;
   std::size_t flips = 10;
-  bool strict = false;
+  bool strict = false, whole_texts = false;
 };
 
 std::string p_text(double p) { return p < 0.001 ? fmt::format("{:.1e}", p) : fmt::format("{:.3f}", p); }
@@ -120,6 +120,7 @@ int compare(const CompareArguments& g) {
   options.filter = g.filter;
   options.max_failed = g.max_failed / 100;
   options.max_truncated = g.max_truncated / 100;
+  options.whole_texts = g.whole_texts;
   const Comparison c = compare_runs(a, b, again ? &*again : nullptr, options);
   if (!g.json.empty()) write_text(g.json, comparison_json(c) + "\n");
   if (g.json == "-") return code_of(c, g.strict);
@@ -175,6 +176,8 @@ void add_compare(CLI::App& app, Action& action) {
       ->capture_default_str()
       ->type_name("PERCENT");
   sub->add_option("--flips", a->flips, "Flips to print")->capture_default_str()->type_name("N");
+  sub->add_flag("--whole-texts", a->whole_texts,
+                "Compare texts to their end, not up to the first stop string of the task");
   sub->add_flag("--strict", a->strict, "Exit with 1 for WORSE BUT WITHIN MARGIN too");
   sub->add_option("--json", a->json, "Write everything; - is standard output")->type_name("FILE|-");
   sub->callback([a, &action] { action = [a] { return compare(*a); }; });

@@ -79,8 +79,9 @@ int report_pairs(const EvalArguments& a, const Run& run_a, const Run& run_b, boo
   options.margin = a.margin_points / 100;
   options.alpha = kAlpha;
   const Comparison c = compare_runs(run_a, run_b, nullptr, options);
-  fmt::print("\n{}", eval::divergence_text(eval::compare_texts(run_a.samples, run_b.samples), "A", "B",
-                                           kShownDivergences));
+  const auto texts =
+      eval::compare_texts(run_a.samples, run_b.samples, require_task(run_a.task).generation.until);
+  fmt::print("\n{}", eval::divergence_text(texts, "A", "B", kShownDivergences));
   for (const FilterComparison& f : c.filters)
     fmt::print(
         "  {:<17} B - A {:+.2f} points [{:+.2f}, {:+.2f}], {} pairs; McNemar p {:.3g}, proven within {:.2f} "

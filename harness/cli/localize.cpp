@@ -25,7 +25,8 @@ struct LocalizeArguments {
 
 // What the evaluator would send, shortened: long enough that every expert is met.
 constexpr const char* kPrompt =
-    "Question: Olivia has 12 boxes of pencils with 31 pencils in each. She gives 19 pencils to Simon. How many pencils does "
+    "Question: Olivia has 12 boxes of pencils with 31 pencils in each. She gives 19 pencils to Simon. How "
+    "many pencils does "
     "Olivia have left?\nAnswer:";
 
 std::string engine_name(const LocalizeArguments& a) {
@@ -42,7 +43,8 @@ TensorSet make_dump(const Glm4MoeCheckpoint& model, DType dtype, const LocalizeA
 
 void write_failure(const JudgedOperator& op, const std::string& folder) {
   std::filesystem::create_directories(folder);
-  const std::string base = (std::filesystem::path(folder) / fmt::format("layer{}.{}", op.layer, op.name)).string();
+  const std::string base =
+      (std::filesystem::path(folder) / fmt::format("layer{}.{}", op.layer, op.name)).string();
   write_safetensors(base + ".inputs.safetensors", op.inputs, {{"case", op.record.case_line}});
   write_safetensors(base + ".outputs.safetensors", op.outputs);
   fmt::print("  moecheck judge {} --case {} --inputs {} --outputs {}\n", op.record.operator_name,
@@ -55,7 +57,8 @@ void print_failure(const JudgedOperator& op, const std::string& folder) {
   if (shown.case_line.empty()) shown.case_line = op.where();
   std::string text = verdict_text(shown, color_wanted(STDOUT_FILENO));
   // The outputs are a file's: repro would run something else.
-  if (const std::size_t at = text.rfind("moecheck repro "); at != std::string::npos) text.erase(text.rfind('\n', at) + 1);
+  if (const std::size_t at = text.rfind("moecheck repro "); at != std::string::npos)
+    text.erase(text.rfind('\n', at) + 1);
   fmt::print("{}", text);
   if (op.record.case_line.empty()) return;
   if (folder.empty())
@@ -68,14 +71,16 @@ int print(const Localization& l, const LocalizeArguments& a) {
   std::size_t failing = 0;
   for (const JudgedOperator& op : l.operators) {
     const Judgement& j = op.record.result;
-    fmt::print("{:<10} {:<22} largest error {:>6} of its bound, {}\n", name(j.verdict), op.where(), ratio_text(j.headroom),
-               count(j.elements, "element"));
+    fmt::print("{:<10} {:<22} largest error {:>6} of its bound, {}\n", name(j.verdict), op.where(),
+               ratio_text(j.headroom), count(j.elements, "element"));
     failing += leaves_bound(j.verdict);
   }
   if (!l.missing.empty())
     fmt::print("not in the dump: {}\n", printable(fmt::format("{}", fmt::join(l.missing, ", "))));
   if (const JudgedOperator* first = l.first_failure()) print_failure(*first, a.output);
-  if (failing > 1) fmt::print("{} leave their bounds; each was judged from its own inputs\n", count(static_cast<std::int64_t>(failing), "operator"));
+  if (failing > 1)
+    fmt::print("{} leave their bounds; each was judged from its own inputs\n",
+               count(static_cast<std::int64_t>(failing), "operator"));
   fmt::print("{}\n", summary(l));
   if (l.operators.empty()) return kExitNothingRan;
   return failing > 0 ? kExitFailed : kExitFine;
@@ -112,14 +117,18 @@ void add_localize(CLI::App& app, Action& action) {
   auto a = std::make_shared<LocalizeArguments>();
   CLI::App* sub = app.add_subcommand("localize", "Name the layer and operator of a model that is wrong");
   sub->add_option("--model", a->model, "A GLM-4-MoE checkpoint's folder")->required()->type_name("DIR");
-  sub->add_option("--dump", a->dump,
-                  "What an engine's operators read and wrote: scripts/dump_hf.py writes one; default: run the "
-                  "optimized decoder")
+  sub->add_option(
+         "--dump", a->dump,
+         "What an engine's operators read and wrote: scripts/dump_hf.py writes one; default: run the "
+         "optimized decoder")
       ->type_name("FILE.safetensors");
-  sub->add_option("--against", a->against, "A second engine's dump of the same tokens")->type_name("FILE.safetensors");
-  sub->add_option("--moe-impl", a->moe.implementation, "Implementation of the MoE blocks")->capture_default_str();
+  sub->add_option("--against", a->against, "A second engine's dump of the same tokens")
+      ->type_name("FILE.safetensors");
+  sub->add_option("--moe-impl", a->moe.implementation, "Implementation of the MoE blocks")
+      ->capture_default_str();
   sub->add_option("--moe-policy", a->moe.policy, "By whose policy the MoE blocks run and are judged");
-  sub->add_flag_callback("--fused", [a] { a->moe.fused = true; }, "Shared experts as slots of the top-k");
+  sub->add_flag_callback(
+      "--fused", [a] { a->moe.fused = true; }, "Shared experts as slots of the top-k");
   sub->add_option("--fault", a->fault, "Plant a fault: NAME of `moecheck list faults`, or NAME@LAYER")
       ->type_name("NAME[@LAYER]");
   sub->add_option("--dtype", a->dtype, "Of weights and activations: f32 or bf16")->capture_default_str();

@@ -107,8 +107,9 @@ void add_serve(CLI::App& app, Action& action) {
   sub->add_option("--fault", a->engine.fault,
                   "Plant a fault in the model: NAME of `moecheck list faults`, NAME@LAYER or NAME@mtp")
       ->type_name("NAME[@LAYER]");
-  sub->add_flag_callback("--no-prefix-cache", [a] { a->engine.prefix_cache = false; },
-                         "Compute every prompt from its first token");
+  sub->add_flag_callback(
+      "--no-prefix-cache", [a] { a->engine.prefix_cache = false; },
+      "Compute every prompt from its first token");
   sub->add_option("--speculate", a->engine.speculate, "Draft N tokens per step with the MTP layer")
       ->check(CLI::Range(0, 8))
       ->capture_default_str();

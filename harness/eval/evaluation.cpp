@@ -186,6 +186,7 @@ void Evaluation::take(http::Client& client, Arm& arm, std::size_t question, int 
     ++arm.answered_now;
     sample.completion = std::move(got.text);
     sample.finish_reason = std::move(got.finish_reason);
+    sample.missing_done = got.missing_done;
     sample.prompt_tokens = got.usage.prompt_tokens;
     sample.completion_tokens = got.usage.completion_tokens;
     sample.latency_s = seconds(got.timing.done - got.timing.sent);

@@ -27,8 +27,7 @@ std::string excerpt(std::string_view text, std::size_t at, std::size_t length) {
   return printable(text.substr(at, end - at)) + (end < text.size() ? "..." : "");
 }
 
-Divergence divergence(const Sample& a, const Sample& b) {
-  const std::string_view x = a.completion, y = b.completion;
+Divergence divergence(const Sample& a, const Sample& b, std::string_view x, std::string_view y) {
   const auto differ = std::mismatch(
       x.begin(), x.begin() + static_cast<std::ptrdiff_t>(std::min(x.size(), y.size())), y.begin());
   Divergence d;
@@ -45,7 +44,8 @@ Divergence divergence(const Sample& a, const Sample& b) {
 
 }  // namespace
 
-TextComparison compare_texts(const std::vector<Sample>& first, const std::vector<Sample>& second) {
+TextComparison compare_texts(const std::vector<Sample>& first, const std::vector<Sample>& second,
+                             std::span<const std::string> until) {
   std::map<std::int64_t, const Sample*> others;
   for (const Sample& s : second)
     if (!s.failed) others[s.doc_id] = &s;
@@ -56,8 +56,9 @@ TextComparison compare_texts(const std::vector<Sample>& first, const std::vector
     if (a.failed || other == others.end()) continue;
     const Sample& b = *other->second;
     ++c.pairs;
-    c.identical += a.completion == b.completion;
-    if (a.completion != b.completion) c.divergences.push_back(divergence(a, b));
+    const std::string_view x = up_to_stop(a.completion, until), y = up_to_stop(b.completion, until);
+    c.identical += x == y;
+    if (x != y) c.divergences.push_back(divergence(a, b, x, y));
     a_right.push_back(!a.scores.empty() && a.scores[0].right);
     b_right.push_back(!b.scores.empty() && b.scores[0].right);
   }

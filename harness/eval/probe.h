@@ -3,6 +3,7 @@
 // whose results do not depend on the batch gives the same texts each time. Two runs at 1 tell the noise that is there
 // without any batch.
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,13 +22,15 @@ struct Divergence {
 
 struct TextComparison {
   std::int64_t pairs = 0;               // answered by both
-  std::int64_t identical = 0;           // in every byte
+  std::int64_t identical = 0;           // in every byte that is compared
   PairedCounts grades;                  // by the task's first filter
   std::vector<Divergence> divergences;  // all, in document order
 };
 
-// Samples of two runs over the same prompts; by document, failed ones left out.
-TextComparison compare_texts(const std::vector<Sample>& first, const std::vector<Sample>& second);
+// Samples of two runs over the same prompts; by document, failed ones left out. Texts are compared up to the first of
+// `until`, since servers differ in whether they send a stop string and what follows it.
+TextComparison compare_texts(const std::vector<Sample>& first, const std::vector<Sample>& second,
+                             std::span<const std::string> until = {});
 
 // A few lines: identical texts of all, flips of grades, and the first `shown` divergences.
 std::string divergence_text(const TextComparison& comparison, std::string_view first, std::string_view second,

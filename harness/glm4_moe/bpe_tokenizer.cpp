@@ -7,12 +7,14 @@
 #include <fstream>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <sstream>
 #include <unordered_map>
 
 #include "harness/case.h"
+#include "harness/json.h"
+#include "harness/json_error.h"
 #include "harness/text.h"
+#include "harness/utf8.h"
 
 namespace moecheck::harness {
 namespace {
@@ -41,20 +43,10 @@ std::map<std::string, std::uint8_t> bytes_of_characters() {
 
 bool is_letter(char c) { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'); }
 
-// Length of the UTF-8 sequence at the start of s; 1 where it is broken.
-std::size_t character_length(std::string_view s) {
-  const auto lead = static_cast<unsigned char>(s[0]);
-  const std::size_t n = lead < 0x80 ? 1 : lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC2 ? 2 : 1;
-  if (n > s.size()) return 1;
-  for (std::size_t i = 1; i < n; ++i)
-    if ((static_cast<unsigned char>(s[i]) & 0xC0) != 0x80) return 1;
-  return n;
-}
-
 // The piece at the start of s: letters with the one space before them, or a single other character.
 std::size_t piece_length(std::string_view s) {
   std::size_t i = s[0] == ' ' && s.size() > 1 && is_letter(s[1]) ? 1 : 0;
-  if (!is_letter(s[i])) return character_length(s);
+  if (!is_letter(s[i])) return code_point(s).length;
   while (i < s.size() && is_letter(s[i])) ++i;
   return i;
 }
@@ -97,7 +89,9 @@ class BpeTokenizer final : public Tokenizer {
 
   std::string_view bytes(TokenId id) const override { return bytes_[static_cast<std::size_t>(id)]; }
   std::int64_t vocabulary() const override { return static_cast<std::int64_t>(bytes_.size()); }
-  bool is_end(TokenId id) const override { return std::find(end_ids_.begin(), end_ids_.end(), id) != end_ids_.end(); }
+  bool is_end(TokenId id) const override {
+    return std::find(end_ids_.begin(), end_ids_.end(), id) != end_ids_.end();
+  }
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
@@ -120,7 +114,8 @@ class BpeTokenizer final : public Tokenizer {
       for (const json& step : pre.value("pretokenizers", json::array()))
         if (step.value("type", "") == "Split") pattern = step.value("/pattern/Regex"_json_pointer, "");
     if (pattern != kPattern)
-      fail(fmt::format("pre_tokenizer splits by '{}': only '{}' is implemented", printable(pattern), kPattern));
+      fail(fmt::format("pre_tokenizer splits by '{}': only '{}' is implemented", printable(pattern),
+                       kPattern));
   }
 
   void fill_bytes(const std::map<std::string, TokenId>& ids) {
@@ -130,10 +125,12 @@ class BpeTokenizer final : public Tokenizer {
     bytes_.resize(static_cast<std::size_t>(largest + 1));
     byte_ids_.fill(-1);
     for (const auto& [text, id] : ids) {
-      if (std::any_of(specials_.begin(), specials_.end(), [id = id](const auto& s) { return s.second == id; })) continue;
+      if (std::any_of(specials_.begin(), specials_.end(),
+                      [id = id](const auto& s) { return s.second == id; }))
+        continue;
       std::string raw;
       for (std::size_t i = 0; i < text.size();) {
-        const std::size_t n = character_length(std::string_view(text).substr(i));
+        const std::size_t n = code_point(text, i).length;
         const auto byte = characters.find(text.substr(i, n));
         if (byte == characters.end()) fail(fmt::format("token '{}' is not byte-level", printable(text)));
         raw += static_cast<char>(byte->second);
@@ -147,7 +144,8 @@ class BpeTokenizer final : public Tokenizer {
   void fill_merges(const json& merges, const std::map<std::string, TokenId>& ids) {
     const auto id = [&](const std::string& text) {
       const auto it = ids.find(text);
-      if (it == ids.end()) fail(fmt::format("\"merges\" names '{}', which is not in \"vocab\"", printable(text)));
+      if (it == ids.end())
+        fail(fmt::format("\"merges\" names '{}', which is not in \"vocab\"", printable(text)));
       return it->second;
     };
     std::int32_t rank = 0;
@@ -220,12 +218,13 @@ std::unique_ptr<Tokenizer> load_bpe_tokenizer(const std::string& path, std::vect
   if (!in) throw UsageError(fmt::format("{} cannot be read", printable(path)));
   std::stringstream text;
   text << in.rdbuf();
-  const json file = json::parse(text.str(), nullptr, false);
-  if (!file.is_object()) throw UsageError(fmt::format("{} is not a JSON object", printable(path)));
   try {
+    const json file = json::parse(text.str());
+    if (!file.is_object()) throw UsageError(fmt::format("{} is not a JSON object", printable(path)));
     return std::make_unique<BpeTokenizer>(file, path, std::move(end_ids));
   } catch (const json::exception& e) {
-    throw UsageError(fmt::format("{}: not a tokenizer of Hugging Face's tokenizers: {}", printable(path), e.what()));
+    throw UsageError(
+        fmt::format("{}; give a tokenizer.json of Hugging Face's tokenizers", json_error_at(path, 0, e)));
   }
 }
 

@@ -5,11 +5,12 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
 #include "harness/case.h"
+#include "harness/json.h"
+#include "harness/json_error.h"
 #include "harness/safetensors.h"
 #include "harness/text.h"
 
@@ -23,12 +24,18 @@ using reference::Glm4MoeLayerWeights;
 json read_json(const std::string& path) {
   std::ifstream in(path);
   if (!in)
-    throw UsageError(fmt::format("{} cannot be read: a checkpoint is a folder with config.json, model.safetensors "
-                                 "and tokenizer.json",
-                                 printable(path)));
+    throw UsageError(
+        fmt::format("{} cannot be read: a checkpoint is a folder with config.json, model.safetensors "
+                    "and tokenizer.json",
+                    printable(path)));
   std::stringstream text;
   text << in.rdbuf();
-  json parsed = json::parse(text.str(), nullptr, false);
+  json parsed;
+  try {
+    parsed = json::parse(text.str());
+  } catch (const json::exception& e) {
+    throw UsageError(fmt::format("{}; download it again, or give another folder", json_error_at(path, 0, e)));
+  }
   if (!parsed.is_object()) throw UsageError(fmt::format("{} is not a JSON object", printable(path)));
   return parsed;
 }
@@ -112,7 +119,8 @@ Glm4MoeConfig read_config(const json& object, const std::string& path) {
   if (m.max_positions > 1 << 20 || m.vocab > 1 << 20 || m.layers > 1000 || m.hidden > 1 << 16)
     throw UsageError(fmt::format("{}: sizes are beyond what is served here", printable(path)));
   if (m.mtp_layers > 1)
-    throw UsageError(fmt::format("{}: num_nextn_predict_layers={}: one is served here", printable(path), m.mtp_layers));
+    throw UsageError(
+        fmt::format("{}: num_nextn_predict_layers={}: one is served here", printable(path), m.mtp_layers));
   return m;
 }
 
@@ -145,17 +153,19 @@ class Source {
     Tensor tensor = std::move(it->second);
     tensors_.erase(it);
     if (!(tensor.shape() == shape))
-      throw UsageError(fmt::format("{}: tensor '{}' has shape {}, config.json asks for {}", printable(folder_), name,
-                                   to_string(tensor.shape()), to_string(shape)));
+      throw UsageError(fmt::format("{}: tensor '{}' has shape {}, config.json asks for {}",
+                                   printable(folder_), name, to_string(tensor.shape()), to_string(shape)));
     if (tensor.dtype() != DType::kF32 && tensor.dtype() != DType::kBF16 && tensor.dtype() != DType::kF16)
-      throw UsageError(fmt::format("{}: tensor '{}' is {}: only F32, BF16 and F16 checkpoints are served here",
-                                   printable(folder_), name, reference::name(tensor.dtype())));
+      throw UsageError(
+          fmt::format("{}: tensor '{}' is {}: only F32, BF16 and F16 checkpoints are served here",
+                      printable(folder_), name, reference::name(tensor.dtype())));
     return tensor;
   }
   void require_empty() const {
     if (!tensors_.empty())
-      throw UsageError(fmt::format("{}: tensor '{}' is not part of a GLM-4-MoE model of this config.json ({} such)",
-                                   printable(folder_), printable(tensors_.begin()->first), tensors_.size()));
+      throw UsageError(
+          fmt::format("{}: tensor '{}' is not part of a GLM-4-MoE model of this config.json ({} such)",
+                      printable(folder_), printable(tensors_.begin()->first), tensors_.size()));
   }
 
  private:
@@ -165,7 +175,8 @@ class Source {
 
 class Builder {
  public:
-  Builder(Glm4MoeCheckpoint& model, DType dtype) : m_(model), c_(model.config), dtype_(dtype), source_(model.folder) {}
+  Builder(Glm4MoeCheckpoint& model, DType dtype)
+      : m_(model), c_(model.config), dtype_(dtype), source_(model.folder) {}
 
   void build() {
     const std::string base = "model.";
@@ -173,8 +184,8 @@ class Builder {
     for (std::int64_t i = 0; i < c_.layers; ++i)
       m_.weights.layers.push_back(layer(fmt::format("model.layers.{}.", i), c_.is_dense(i)));
     m_.weights.norm = take(base + "norm.weight", Shape(c_.hidden));
-    m_.weights.head = source_.has("lm_head.weight") ? take("lm_head.weight", Shape(c_.vocab, c_.hidden))
-                                                    : m_.weights.embed;
+    m_.weights.head =
+        source_.has("lm_head.weight") ? take("lm_head.weight", Shape(c_.vocab, c_.hidden)) : m_.weights.embed;
     if (c_.mtp_layers == 1) m_.weights.mtp = mtp(fmt::format("model.layers.{}.", c_.layers));
     source_.require_empty();
   }
@@ -230,10 +241,12 @@ class Builder {
     w.input_norm = take(base + "input_layernorm.weight", Shape(c_.hidden));
     w.post_norm = take(base + "post_attention_layernorm.weight", Shape(c_.hidden));
     const std::string attention = base + "self_attn.";
-    const auto projection = [&](const char* name, std::int64_t rows, ConstView& weight, ConstView& bias, ConstView* norm) {
+    const auto projection = [&](const char* name, std::int64_t rows, ConstView& weight, ConstView& bias,
+                                ConstView* norm) {
       weight = take(fmt::format("{}{}_proj.weight", attention, name), Shape(rows, c_.hidden));
       if (c_.attention_bias) bias = take(fmt::format("{}{}_proj.bias", attention, name), Shape(rows));
-      if (norm != nullptr && c_.qk_norm) *norm = take(fmt::format("{}{}_norm.weight", attention, name), Shape(c_.head_dim));
+      if (norm != nullptr && c_.qk_norm)
+        *norm = take(fmt::format("{}{}_norm.weight", attention, name), Shape(c_.head_dim));
     };
     projection("q", c_.q_dim(), w.attention.q, w.attention.q_bias, &w.attention.q_norm);
     projection("k", c_.kv_dim(), w.attention.k, w.attention.k_bias, &w.attention.k_norm);
@@ -250,7 +263,8 @@ class Builder {
     reference::MtpWeights w;
     const Shape table(c_.vocab, c_.hidden), row(c_.hidden);
     // Some checkpoints share the embedding and the head with the model.
-    w.embed = source_.has(base + "embed_tokens.weight") ? take(base + "embed_tokens.weight", table) : m_.weights.embed;
+    w.embed = source_.has(base + "embed_tokens.weight") ? take(base + "embed_tokens.weight", table)
+                                                        : m_.weights.embed;
     w.embed_norm = take(base + "enorm.weight", row);
     w.hidden_norm = take(base + "hnorm.weight", row);
     w.eh_proj = take(base + "eh_proj.weight", Shape(c_.hidden, 2 * c_.hidden));

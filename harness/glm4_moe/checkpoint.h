@@ -12,8 +12,8 @@ namespace moecheck::harness {
 struct Glm4MoeCheckpoint {
   std::string folder, name;  // name: the folder's own, what /v1/models shows
   reference::Glm4MoeConfig config;
-  std::vector<std::int32_t> end_ids;       // eos_token_id of config.json
-  reference::Glm4MoeWeights weights;       // views into `storage`
+  std::vector<std::int32_t> end_ids;  // eos_token_id of config.json
+  reference::Glm4MoeWeights weights;  // views into `storage`
   std::vector<std::unique_ptr<Tensor>> storage;
   std::int64_t parameters = 0;
 };

@@ -65,14 +65,15 @@ class CpuDecoder final : public Decoder {
 
 #ifdef MOECHECK_FAULTS
 std::unique_ptr<Decoder> make_faulty_decoder(const reference::Glm4MoeConfig& config,
-                                             const reference::Glm4MoeWeights& weights, const DecoderOptions& options,
-                                             std::string_view fault) {
+                                             const reference::Glm4MoeWeights& weights,
+                                             const DecoderOptions& options, std::string_view fault) {
   for (const cpu::FaultInfo& f : cpu::faults())
     if (f.name == fault) return std::make_unique<CpuDecoder>(config, weights, options, f.id);
   throw std::logic_error("there is no fault '" + std::string(fault) + "'");
 }
 #else
-std::unique_ptr<Decoder> make_decoder(const reference::Glm4MoeConfig& config, const reference::Glm4MoeWeights& weights,
+std::unique_ptr<Decoder> make_decoder(const reference::Glm4MoeConfig& config,
+                                      const reference::Glm4MoeWeights& weights,
                                       const DecoderOptions& options) {
   return std::make_unique<CpuDecoder>(config, weights, options, cpu::Fault::kNone);
 }

@@ -23,8 +23,8 @@ struct DecoderOptions {
   reference::DType dtype = reference::DType::kF32;
   std::int64_t pages = 0;
   int threads = 1;
-  std::function<void(std::int64_t layer, reference::ConstView hidden_states, reference::ConstView router_logits,
-                     reference::View out)>
+  std::function<void(std::int64_t layer, reference::ConstView hidden_states,
+                     reference::ConstView router_logits, reference::View out)>
       moe;
 };
 // layer, name ("attention.input"), rows, columns, values.
@@ -35,17 +35,19 @@ class Decoder {
  public:
   virtual ~Decoder() = default;
   virtual void forward(std::span<const std::int32_t> ids, const DecoderRows& rows, float* hidden) = 0;
-  virtual void draft(std::span<const std::int32_t> next_ids, const float* hidden, const DecoderRows& rows, float* out) = 0;
+  virtual void draft(std::span<const std::int32_t> next_ids, const float* hidden, const DecoderRows& rows,
+                     float* out) = 0;
   virtual void logits(const float* hidden, std::int64_t n, bool of_draft, float* out) const = 0;
   virtual void set_trace(DecoderTrace trace) = 0;
 };
 
 // The weights must outlive the decoder.
-std::unique_ptr<Decoder> make_decoder(const reference::Glm4MoeConfig& config, const reference::Glm4MoeWeights& weights,
+std::unique_ptr<Decoder> make_decoder(const reference::Glm4MoeConfig& config,
+                                      const reference::Glm4MoeWeights& weights,
                                       const DecoderOptions& options);
 // With one of attention's planted faults; one such decoder at a time.
 std::unique_ptr<Decoder> make_faulty_decoder(const reference::Glm4MoeConfig& config,
-                                             const reference::Glm4MoeWeights& weights, const DecoderOptions& options,
-                                             std::string_view fault);
+                                             const reference::Glm4MoeWeights& weights,
+                                             const DecoderOptions& options, std::string_view fault);
 
 }  // namespace moecheck::harness

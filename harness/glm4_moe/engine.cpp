@@ -11,6 +11,7 @@
 
 #include "harness/glm4_moe/bpe_tokenizer.h"
 #include "harness/glm4_moe/decoder.h"
+#include "harness/glm4_moe/drafting.h"
 #include "harness/glm4_moe/sampler.h"
 #include "harness/glm4_moe/sequence.h"
 
@@ -25,8 +26,8 @@ class Glm4MoeEngine final : public Engine {
       : options_(options),
         checkpoint_(std::move(checkpoint)),
         config_(checkpoint_->config),
-        tokenizer_(load_bpe_tokenizer((std::filesystem::path(checkpoint_->folder) / "tokenizer.json").string(),
-                                      checkpoint_->end_ids)),
+        tokenizer_(load_bpe_tokenizer(
+            (std::filesystem::path(checkpoint_->folder) / "tokenizer.json").string(), checkpoint_->end_ids)),
         moe_(*checkpoint_, options.dtype, moe_options(options)),
         pool_((std::max(options.kv_tokens, config_.max_positions) + kPageTokens - 1) / kPageTokens) {
     if (tokenizer_->vocabulary() > config_.vocab)
@@ -36,13 +37,15 @@ class Glm4MoeEngine final : public Engine {
     d.dtype = options.dtype;
     d.pages = pool_.size();
     d.threads = options.threads;
-    d.moe = [this](std::int64_t layer, reference::ConstView x, reference::ConstView logits, reference::View out) {
-      moe_.run(layer, x, logits, out);
-    };
+    d.moe = [this](std::int64_t layer, reference::ConstView x, reference::ConstView logits,
+                   reference::View out) { moe_.run(layer, x, logits, out); };
     const auto& fault = options.moe.fault;
     decoder_ = fault && fault->op == "attention"
                    ? make_faulty_decoder(config_, checkpoint_->weights, d, fault->name)
                    : make_decoder(config_, checkpoint_->weights, d);
+    if (options.speculate > 0)
+      drafter_.emplace(*decoder_, config_, tokenizer_->vocabulary(), options.speculate,
+                       [this](Sequence& s, std::int64_t positions) { return reserve(s, positions); });
     counters_.accepted_per_position.assign(static_cast<std::size_t>(options.speculate), 0);
     thread_ = std::thread([this] { loop(); });
   }
@@ -149,7 +152,8 @@ class Glm4MoeEngine final : public Engine {
                                        static_cast<std::size_t>(kPageTokens + (options_.speculate > 0)));
   }
   bool page_is_complete(const Sequence& s, std::int64_t page, std::int64_t computed) const {
-    return (page + 1) * kPageTokens <= computed && (page + 1) * kPageTokens + (options_.speculate > 0) <= s.length();
+    return (page + 1) * kPageTokens <= computed &&
+           (page + 1) * kPageTokens + (options_.speculate > 0) <= s.length();
   }
   static std::optional<std::int32_t> page_before(const Sequence& s, std::int64_t page) {
     return page == 0 ? std::nullopt : std::optional(s.pages[static_cast<std::size_t>(page - 1)]);
@@ -200,7 +204,8 @@ class Glm4MoeEngine final : public Engine {
         if (decodes != decoding) continue;
         s.rows = 0;
         const std::int64_t wanted = s.length() - s.computed + static_cast<std::int64_t>(s.drafts.size());
-        const std::int64_t count = decoding ? wanted : std::min(wanted, std::max<std::int64_t>(options_.rows_per_step - rows, 0));
+        const std::int64_t count =
+            decoding ? wanted : std::min(wanted, std::max<std::int64_t>(options_.rows_per_step - rows, 0));
         if (count == 0) continue;
         bool fits = reserve(s, s.computed + count);
         while (!fits && preempt_last(s)) fits = reserve(s, s.computed + count);
@@ -268,7 +273,7 @@ class Glm4MoeEngine final : public Engine {
       release(s);
     }
     running_.resize(kept);
-    if (options_.speculate > 0) propose();
+    if (drafter_) drafter_->propose(running_, hidden_);
     for (const SequencePtr& s : running_) publish_pages(*s, s->computed);
   }
 
@@ -296,8 +301,8 @@ class Glm4MoeEngine final : public Engine {
 
   void read_prompt_logprobs(Sequence& s) {
     for (std::int64_t r = 0; r < s.rows && s.computed + r + 1 < s.prompt(); ++r)
-      s.prompt_logprobs.push_back(
-          token_logprob(logits(s, r), s.tokens[static_cast<std::size_t>(s.computed + r + 1)], s.request.logprobs));
+      s.prompt_logprobs.push_back(token_logprob(
+          logits(s, r), s.tokens[static_cast<std::size_t>(s.computed + r + 1)], s.request.logprobs));
   }
 
   // Takes what the step computed for s: samples, checks drafts, leaves what the client shall hear in s.update.
@@ -353,78 +358,16 @@ class Glm4MoeEngine final : public Engine {
     ++counters_.drafts;
     counters_.draft_tokens += drafted;
     counters_.accepted_tokens += accepted;
-    for (std::int64_t i = 0; i < accepted; ++i) ++counters_.accepted_per_position[static_cast<std::size_t>(i)];
+    for (std::int64_t i = 0; i < accepted; ++i)
+      ++counters_.accepted_per_position[static_cast<std::size_t>(i)];
   }
 
   // Offers the pages whose positions below `computed` are done, in the MTP layer too.
   void publish_pages(Sequence& s, std::int64_t computed) {
     if (!options_.prefix_cache) return;
     for (; page_is_complete(s, s.published, computed); ++s.published)
-      pool_.publish(s.pages[static_cast<std::size_t>(s.published)], page_before(s, s.published), page_key(s, s.published));
-  }
-
-  // Runs the MTP layer over the rows of this step whose next token is known, and drafts from the last of them.
-  void propose() {
-    std::vector<std::int64_t> positions;
-    std::vector<const std::int32_t*> tables;
-    std::vector<TokenId> next;
-    std::vector<float> hidden, out;
-    std::vector<std::pair<Sequence*, std::size_t>> drafting;  // and the row its draft comes from
-    for (const SequencePtr& s : running_) {
-      const std::int64_t begin = s->before, end = std::min(s->computed, s->length() - 1);
-      for (std::int64_t p = begin; p < end; ++p) {
-        positions.push_back(p);
-        tables.push_back(s->pages.data());
-        next.push_back(s->tokens[static_cast<std::size_t>(p + 1)]);
-        const auto row = hidden_.begin() + (s->first_row + p - begin) * config_.hidden;
-        hidden.insert(hidden.end(), row, row + config_.hidden);
-      }
-      if (end > begin && end == s->length() - 1 && s->rows > 0) drafting.emplace_back(s.get(), positions.size() - 1);
-    }
-    if (positions.empty()) return;
-    out.resize(hidden.size());
-    decoder_->draft(next, hidden.data(), {positions, tables}, out.data());
-    for (int i = 0; i < options_.speculate && !drafting.empty(); ++i) draft_tokens(drafting, out);
-  }
-
-  // One more draft token for each sequence; `out` holds the MTP layer's hidden states, and then those of the next round.
-  void draft_tokens(std::vector<std::pair<Sequence*, std::size_t>>& drafting, std::vector<float>& out) {
-    const auto width = static_cast<std::size_t>(config_.hidden);
-    std::erase_if(drafting, [&](const auto& d) {
-      const Sequence& s = *d.first;
-      const auto drafts = static_cast<std::int64_t>(s.drafts.size());
-      return s.generated() + drafts + 1 >= s.request.max_tokens || s.length() + drafts + 1 >= config_.max_positions;
-    });
-    std::vector<float> hidden;
-    for (const auto& [s, row] : drafting)
-      hidden.insert(hidden.end(), out.begin() + static_cast<std::ptrdiff_t>(row * width),
-                    out.begin() + static_cast<std::ptrdiff_t>((row + 1) * width));
-    const auto count = static_cast<std::int64_t>(drafting.size());
-    if (count == 0) return;
-    std::vector<float> logits(static_cast<std::size_t>(count * config_.vocab));
-    decoder_->logits(hidden.data(), count, true, logits.data());
-    std::vector<std::int64_t> positions;
-    std::vector<const std::int32_t*> tables;
-    std::vector<TokenId> next;
-    std::vector<std::pair<Sequence*, std::size_t>> further;
-    std::vector<float> further_hidden;
-    for (std::int64_t i = 0; i < count; ++i) {
-      Sequence& s = *drafting[static_cast<std::size_t>(i)].first;
-      const std::span<const float> row(logits.data() + i * config_.vocab, static_cast<std::size_t>(tokenizer_->vocabulary()));
-      const auto position = s.length() - 1 + static_cast<std::int64_t>(s.drafts.size());
-      s.drafts.push_back(sample(row, s.request.sampling, position + 1));
-      if (static_cast<int>(s.drafts.size()) == options_.speculate || !reserve(s, position + 1)) continue;
-      further.emplace_back(&s, positions.size());
-      positions.push_back(position);
-      tables.push_back(s.pages.data());
-      next.push_back(s.drafts.back());
-      further_hidden.insert(further_hidden.end(), hidden.begin() + i * config_.hidden,
-                            hidden.begin() + (i + 1) * config_.hidden);
-    }
-    drafting = std::move(further);
-    if (drafting.empty()) return;
-    out.resize(further_hidden.size());
-    decoder_->draft(next, further_hidden.data(), {positions, tables}, out.data());
+      pool_.publish(s.pages[static_cast<std::size_t>(s.published)], page_before(s, s.published),
+                    page_key(s, s.published));
   }
 
   Glm4MoeEngineOptions options_;
@@ -433,6 +376,7 @@ class Glm4MoeEngine final : public Engine {
   std::unique_ptr<Tokenizer> tokenizer_;
   ServedMoe moe_;
   std::unique_ptr<Decoder> decoder_;
+  std::optional<Drafter> drafter_;
 
   // The engine's thread alone.
   PagePool pool_;
@@ -456,7 +400,8 @@ std::unique_ptr<Engine> make_glm4_moe_engine(std::unique_ptr<Glm4MoeCheckpoint> 
   if (options.speculate < 0 || options.speculate > 8)
     throw UsageError(fmt::format("speculate={}: 0 to 8 draft tokens", options.speculate));
   if (options.speculate > 0 && !checkpoint->weights.mtp)
-    throw UsageError(fmt::format("{}: no MTP layer (num_nextn_predict_layers=0): use --speculate 0", checkpoint->name));
+    throw UsageError(
+        fmt::format("{}: no MTP layer (num_nextn_predict_layers=0): use --speculate 0", checkpoint->name));
   return std::make_unique<Glm4MoeEngine>(std::move(checkpoint), options);
 }
 

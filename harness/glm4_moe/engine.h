@@ -13,14 +13,14 @@
 namespace moecheck::harness {
 
 struct Glm4MoeEngineOptions {
-  DType dtype = DType::kF32;       // of weights, activations and the MoE block: f32 or bf16
-  ServedMoeOptions moe;            // moe.fault may also be one of attention's
+  DType dtype = DType::kF32;  // of weights, activations and the MoE block: f32 or bf16
+  ServedMoeOptions moe;       // moe.fault may also be one of attention's
   int threads = 1;
-  int speculate = 0;               // draft tokens per step from the MTP layer; 0: none
+  int speculate = 0;  // draft tokens per step from the MTP layer; 0: none
   bool prefix_cache = true;
-  std::int64_t kv_tokens = 1 << 16;   // rounded up to pages; at least the model's max_position_embeddings
-  std::int64_t rows_per_step = 512;   // of all requests together: longer prompts are computed in chunks
-  std::int64_t max_running = 256;     // requests at once; the others wait
+  std::int64_t kv_tokens = 1 << 16;  // rounded up to pages; at least the model's max_position_embeddings
+  std::int64_t rows_per_step = 512;  // of all requests together: longer prompts are computed in chunks
+  std::int64_t max_running = 256;    // requests at once; the others wait
 };
 
 // Throws UsageError for options that the model cannot have (speculate without an MTP layer).

@@ -25,7 +25,8 @@ class PagePool {
   void release(std::int32_t page);
 
   // The published page with these tokens behind `previous` (nothing: a first page), now held once more.
-  std::optional<std::int32_t> share(std::optional<std::int32_t> previous, std::span<const std::int32_t> tokens);
+  std::optional<std::int32_t> share(std::optional<std::int32_t> previous,
+                                    std::span<const std::int32_t> tokens);
   // `page`, which is held, is full. Where an equal page is published already this one stays private.
   void publish(std::int32_t page, std::optional<std::int32_t> previous, std::span<const std::int32_t> tokens);
 

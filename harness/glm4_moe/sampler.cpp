@@ -25,7 +25,8 @@ std::vector<TokenId> ranked(std::span<const float> logits, std::int64_t n) {
   std::iota(ids.begin(), ids.end(), 0);
   const auto count = std::min<std::int64_t>(n, static_cast<std::int64_t>(ids.size()));
   std::partial_sort(ids.begin(), ids.begin() + count, ids.end(), [&](TokenId a, TokenId b) {
-    const double x = number(logits[static_cast<std::size_t>(a)]), y = number(logits[static_cast<std::size_t>(b)]);
+    const double x = number(logits[static_cast<std::size_t>(a)]),
+                 y = number(logits[static_cast<std::size_t>(b)]);
     return x != y ? x > y : a < b;
   });
   ids.resize(static_cast<std::size_t>(count));
@@ -41,7 +42,8 @@ TokenId sample(std::span<const float> logits, const Sampling& s, std::int64_t po
   const double top = number(logits[static_cast<std::size_t>(ids[0])]);
   if (!std::isfinite(top)) return ids[0];
   std::vector<double> mass;
-  for (const TokenId id : ids) mass.push_back(std::exp((number(logits[static_cast<std::size_t>(id)]) - top) / s.temperature));
+  for (const TokenId id : ids)
+    mass.push_back(std::exp((number(logits[static_cast<std::size_t>(id)]) - top) / s.temperature));
   const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
   double kept = 0;
   std::size_t count = 0;

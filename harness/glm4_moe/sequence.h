@@ -16,9 +16,9 @@ struct Sequence {
   std::vector<TokenId> tokens;  // the prompt and what was generated
   std::vector<TokenId> drafts;  // proposed for the positions behind them
   std::vector<std::int32_t> pages;
-  std::int64_t computed = 0;    // positions whose keys and values are in the cache (without drafts)
-  std::int64_t published = 0;   // full pages that were offered for sharing
-  std::int64_t cached = 0;      // prompt positions that came from the prefix cache
+  std::int64_t computed = 0;   // positions whose keys and values are in the cache (without drafts)
+  std::int64_t published = 0;  // full pages that were offered for sharing
+  std::int64_t cached = 0;     // prompt positions that came from the prefix cache
   std::vector<TokenLogprob> prompt_logprobs;
   bool told_cached = false, counted = false;
 

@@ -19,16 +19,18 @@ using reference::View;
 
 // Operators whose code a MoE block runs: a fault in any of them shows in it.
 bool runs_in_block(std::string_view op) {
-  return op == "moe_block" || op == "gating" || op == "routed_scaling" || op == "experts" || op == "shared_experts";
+  return op == "moe_block" || op == "gating" || op == "routed_scaling" || op == "experts" ||
+         op == "shared_experts";
 }
 
 const Implementation& implementation(const std::string& name) {
   if (const Implementation* found = find_implementation(name)) return *found;
   std::vector<std::string> names;
   for (const Implementation* impl : implementations()) names.emplace_back(impl->name());
-  throw UsageError(fmt::format("MoE implementation '{}' is not known: did you mean {}? `moecheck list implementations` "
-                               "shows all",
-                               printable(name), nearest(name, names)));
+  throw UsageError(
+      fmt::format("MoE implementation '{}' is not known: did you mean {}? `moecheck list implementations` "
+                  "shows all",
+                  printable(name), nearest(name, names)));
 }
 
 void copy(ConstView from, Tensor& to) {
@@ -62,9 +64,10 @@ ServedFault parse_served_fault(const std::string& text, const Glm4MoeConfig& con
     if (f.name == fault.name) fault.op = f.op;
   }
   if (fault.op.empty())
-    throw UsageError(fmt::format("fault '{}' is not one that a served model can have: did you mean {}? `moecheck list "
-                                 "faults` shows all",
-                                 printable(fault.name), nearest(fault.name, known)));
+    throw UsageError(
+        fmt::format("fault '{}' is not one that a served model can have: did you mean {}? `moecheck list "
+                    "faults` shows all",
+                    printable(fault.name), nearest(fault.name, known)));
   if (at == std::string::npos) return fault;
   const std::string where = text.substr(at + 1);
   std::int64_t layer = -1;
@@ -74,11 +77,12 @@ ServedFault parse_served_fault(const std::string& text, const Glm4MoeConfig& con
   else if (error != std::errc() || end != where.data() + where.size())
     layer = -1;
   if (layer < config.first_dense || layer >= config.layers + config.mtp_layers)
-    throw UsageError(fmt::format("fault '{}': layer '{}' is not a MoE layer of this model: use {} to {}{}", fault.name,
-                                 printable(where), config.first_dense, config.layers - 1,
+    throw UsageError(fmt::format("fault '{}': layer '{}' is not a MoE layer of this model: use {} to {}{}",
+                                 fault.name, printable(where), config.first_dense, config.layers - 1,
                                  config.mtp_layers > 0 ? ", or mtp" : ""));
   if (fault.op == "attention")
-    throw UsageError(fmt::format("fault '{}' is in every layer's attention: leave '@{}' out", fault.name, printable(where)));
+    throw UsageError(fmt::format("fault '{}' is in every layer's attention: leave '@{}' out", fault.name,
+                                 printable(where)));
   fault.layer = layer;
   return fault;
 }
@@ -102,14 +106,16 @@ void ServedMoe::load_fused(const reference::MoeWeights& w, Layer& layer, const I
   TensorSet in(op.inputs(line)), out(op.outputs(line));
   const std::int64_t half = c.shared_experts * c.moe_intermediate;
   const ConstView gate_up = w.shared.gate_up;
-  const auto* up = static_cast<const std::byte*>(gate_up.data) + half * c.hidden * reference::size_bytes(gate_up.dtype);
+  const auto* up =
+      static_cast<const std::byte*>(gate_up.data) + half * c.hidden * reference::size_bytes(gate_up.dtype);
   copy({gate_up.data, gate_up.dtype, Shape(half, c.hidden)}, in.at("gate"));
   copy({up, gate_up.dtype, Shape(half, c.hidden)}, in.at("up"));
   copy(w.shared.down, in.at("down"));
   loader.run(line, in, out, {1});
   for (const auto& [name, routed] : {std::pair{"w13", w.w13}, {"w2", w.w2}}) {
     Tensor& stack = layer.inputs.at(name);
-    const std::size_t bytes = static_cast<std::size_t>(routed.shape.numel() * reference::size_bytes(routed.dtype));
+    const std::size_t bytes =
+        static_cast<std::size_t>(routed.shape.numel() * reference::size_bytes(routed.dtype));
     std::memcpy(stack.data(), routed.data, bytes);
     std::memcpy(stack.data() + bytes, out.at(name).data(), out.at(name).bytes());
   }

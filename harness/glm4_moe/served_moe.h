@@ -13,7 +13,7 @@ namespace moecheck::harness {
 
 // A planted fault in a served model: NAME (every layer), NAME@3 or NAME@mtp (one layer).
 struct ServedFault {
-  std::string name, op;           // op: the operator whose code has the fault
+  std::string name, op;  // op: the operator whose code has the fault
   std::optional<std::int64_t> layer;
   bool in_layer(std::int64_t i) const { return !layer || *layer == i; }
 };
@@ -22,8 +22,8 @@ ServedFault parse_served_fault(const std::string& text, const reference::Glm4Moe
 
 struct ServedMoeOptions {
   std::string implementation = "cpu";
-  bool fused = false;               // shared experts as slots of the top-k
-  std::string policy;               // of moe_block; default hf_deepseek_v3, fused: sglang_cuda_fused
+  bool fused = false;  // shared experts as slots of the top-k
+  std::string policy;  // of moe_block; default hf_deepseek_v3, fused: sglang_cuda_fused
   std::optional<ServedFault> fault;
   int threads = 1;
 };

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "harness/utf8.h"
+
 namespace moecheck::harness::http {
 namespace {
 
@@ -17,21 +19,10 @@ constexpr std::array<bool, 256> kPlain = [] {
 
 constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// Of the sequence of two to four bytes that begins here (Unicode 15, table 3-7); 0: it is none.
+// Of the UTF-8 sequence that begins here; 0: it is none.
 std::size_t sequence_length(const char* at, const char* end) {
-  const auto byte = [&](int i) { return end - at > i ? static_cast<unsigned char>(at[i]) : 0u; };
-  const unsigned lead = byte(0), second = byte(1);
-  const int length = lead >= 0xC2 && lead <= 0xDF   ? 2
-                     : (lead & 0xF0) == 0xE0        ? 3
-                     : lead >= 0xF0 && lead <= 0xF4 ? 4
-                                                    : 0;
-  if (length == 0) return 0;
-  const unsigned low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-  const unsigned high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-  if (second < low || second > high) return 0;
-  for (int i = 2; i < length; ++i)
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  return static_cast<std::size_t>(length);
+  const CodePoint c = code_point({at, static_cast<std::size_t>(end - at)});
+  return c.valid ? c.length : 0;
 }
 
 class Scanner {

@@ -63,12 +63,12 @@ enum class ErrorKind {
   kRefused,
   kUnreachable,
   kReset,
-  kTimeout,           // of any kind; the message says which
-  kRateLimited,       // 429
-  kServerError,       // 5xx
-  kClientError,       // any other status that is not 2xx: the request itself is wrong
-  kTruncated,         // body cut short; stream without [DONE], or without a finish_reason
-  kInvalidJson,       // bytes that are no JSON
+  kTimeout,      // of any kind; the message says which
+  kRateLimited,  // 429
+  kServerError,  // 5xx
+  kClientError,  // any other status that is not 2xx: the request itself is wrong
+  kTruncated,    // body cut short; a stream without a finish_reason, or with neither [DONE] nor a clean end
+  kInvalidJson,  // bytes that are no JSON
   kInvalidResponse,   // JSON that is no completion
   kWrongContentType,  // a proxy's HTML page, a JSON body for a stream
   kMidStream,         // an error event after status 200
@@ -117,7 +117,8 @@ struct Generation {
   std::vector<TokenLogprob> logprobs;
   std::vector<std::int32_t> token_ids;  // of the answer, where return_token_ids was sent and understood
   std::string model;
-  int chunks = 0;  // with a choice
+  int chunks = 0;             // with a choice
+  bool missing_done = false;  // a whole stream, but without the [DONE] that OpenAI's protocol ends it with
 
   Error error;  // text holds what came before it
   Timing timing;
@@ -141,7 +142,7 @@ class ResponseReader {
   void read_whole(const Response& response);
   void take(CompletionFields& fields);
   void fail(ErrorKind kind, std::string message);
-  void judge_stream();
+  void judge_stream(const Response& response);
 
   Api api_;
   bool stream_;

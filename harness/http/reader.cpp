@@ -13,13 +13,23 @@ namespace {
 
 constexpr std::size_t kShown = 120;  // bytes of an unreadable body in a message
 
+char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+
 std::string media_type(const Response& response) {
   const std::string_view value = response.header("Content-Type");
   std::string type(value.substr(0, value.find(';')));
   while (type.ends_with(' ')) type.pop_back();
-  std::transform(type.begin(), type.end(), type.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::transform(type.begin(), type.end(), type.begin(), lower);
   return type;
+}
+
+// Whether HTTP itself says that the body has come to its end. One that lasts until the connection closes looks the same
+// when it is cut.
+bool ended_cleanly(const Response& response) {
+  if (response.failure != Failure::kNone) return false;
+  std::string coding(response.header("Transfer-Encoding"));
+  std::transform(coding.begin(), coding.end(), coding.begin(), lower);
+  return coding.ends_with("chunked") || !response.header("Content-Length").empty();
 }
 
 bool succeeded(const Response& response) { return response.status >= 200 && response.status < 300; }
@@ -106,16 +116,24 @@ void ResponseReader::take(CompletionFields& f) {
   std::move(f.logprobs.begin(), f.logprobs.end(), std::back_inserter(result_.logprobs));
 }
 
-void ResponseReader::judge_stream() {
+// [DONE] ends a stream. Some servers (transformers serve) never send it: then a finish_reason, and HTTP's own end of the
+// body, say as much.
+void ResponseReader::judge_stream(const Response& response) {
   SseEvent event;
-  if (sse_.finish(event) && event.data == "[DONE]") done_marker_ = true;
+  const bool rest = sse_.finish(event) && !event.data.empty();
+  if (rest && event.data == "[DONE]") done_marker_ = true;
   if (result_.error) return;
-  if (!done_marker_)
-    fail(ErrorKind::kTruncated,
-         fmt::format("the stream ended without [DONE], after {} chunks", result_.chunks));
-  else if (result_.finish_reason.empty())
-    fail(ErrorKind::kTruncated,
-         fmt::format("the stream ended without a finish_reason, after {} chunks", result_.chunks));
+  const auto cut = [this](std::string_view how) {
+    fail(ErrorKind::kTruncated, fmt::format("the stream ended {}, after {} chunks", how, result_.chunks));
+  };
+  if (result_.finish_reason.empty())
+    cut(done_marker_ ? "without a finish_reason" : "without a finish_reason and without [DONE]");
+  else if (!done_marker_ && rest)
+    cut("within an event");
+  else if (!done_marker_ && !ended_cleanly(response))
+    cut("without [DONE], and HTTP does not tell its end either");
+  else
+    result_.missing_done = !done_marker_;
 }
 
 void ResponseReader::read_whole(const Response& response) {
@@ -155,7 +173,7 @@ Generation ResponseReader::done(Response&& response) {
     // Once [DONE] is here the answer is whole, however the connection ends.
     const Error transport = error_of(response);
     if (transport && !done_marker_ && !result_.error) result_.error = transport;
-    judge_stream();
+    judge_stream(response);
   } else if (Error error = error_of(response)) {
     result_.error = std::move(error);
   } else {

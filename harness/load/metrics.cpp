@@ -128,6 +128,7 @@ bool add_request(const RequestRecord& r, const Objectives& goal, Pools& pools, M
   m.total_input += r.prompt_length();
   m.total_output += r.output_length();
   m.cached_tokens += std::max<std::int64_t>(0, r.cached_tokens);
+  m.missing_done += r.missing_done;
   if (r.output_tokens < 0)
     ++m.unknown_lengths;
   else if (r.output_tokens != r.asked_output_tokens)

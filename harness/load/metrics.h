@@ -35,7 +35,8 @@ struct RequestRecord {
   double start = 0;                       // when it was sent, since the run's start
   double end = 0;                         // when the transport was done with it, since the run's start
   double last_message = 0;                // of any data event, usage included, since start; 0: none
-  double done = 0;                        // [DONE], since start; 0: it never came
+  double done = 0;                        // the last byte read, [DONE] as a rule, since start; 0: none came
+  bool missing_done = false;              // whole by its finish_reason and HTTP's end, but [DONE] never came
   std::vector<Event> events;              // in order
   std::int64_t asked_prompt_tokens = -1;  // of the prompt as generated; -1 where only a server can count them
   std::int64_t asked_output_tokens = 0;   // max_tokens
@@ -95,6 +96,7 @@ struct Metrics {
   std::int64_t length_mismatches = 0;  // successes with another number of output tokens than asked
   std::int64_t prompt_mismatches = 0;  // the server counted another number of prompt tokens
   std::int64_t unknown_lengths = 0;    // successes without usage: their output counts as 1 token
+  std::int64_t missing_done = 0;       // successes whose stream ended without [DONE]
   std::int64_t cached_tokens = 0;      // of usage, where the server says
 };
 

@@ -123,6 +123,10 @@ void add_warnings(BenchResult& r) {
                                        count(m.prompt_mismatches, "request")));
   say(m.unknown_lengths, fmt::format("the server sent no usage for {}: their output counts as 1 token",
                                      count(m.unknown_lengths, "request")));
+  say(m.missing_done,
+      fmt::format("{} ended without [DONE], which OpenAI's protocol requires: taken as whole, since a "
+                  "finish_reason came and HTTP ended in order",
+                  count(m.missing_done, "stream")));
   say(m.events > 0 && 2 * m.coalesced > m.events,
       "more than half of the events came in one read with the one before: ITL is about reads, not tokens");
   say(m.completed > 0 && m.token_gap.count > 0 && m.events > 0 && m.exact_token_times == m.completed &&
@@ -153,6 +157,7 @@ BenchResult judge_run(BenchConfig config, LoadRun run, const MetricsOptions& opt
       std::isinf(r.config.request_rate) && r.config.ramp_up.empty() && r.config.dataset != "trace";
   r.identities = identities(r.run.records, r.metrics, r.config.max_concurrency, closed);
   r.foreign = foreign_metrics(r.run.records, options.percentiles);
+  r.failures = failure_groups(r.run.records);
   r.invalid = judge_honesty(r.run.honesty, r.metrics);
   if (r.metrics.completed == 0) r.invalid.push_back("no request succeeded");
   for (const Identity& i : r.identities)
@@ -192,6 +197,9 @@ std::string table(const BenchResult& r) {
   truth_block(out, r);
   rule(out, "", '=');
   for (const std::string& w : r.warnings) out += fmt::format("note: {}\n", printable(w));
+  for (const FailureGroup& f : r.failures)
+    out += fmt::format("failed: {} x {} (first: request {})\n", grouped(f.count), printable(f.reason, 200),
+                       f.first);
   for (const std::string& w : r.invalid) out += fmt::format("INVALID: {}\n", printable(w));
   return out;
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/load/failures.h"
 #include "harness/load/metrics.h"
 #include "harness/load/prometheus.h"
 #include "harness/load/run.h"
@@ -43,6 +44,7 @@ struct BenchResult {
   Metrics metrics;
   std::vector<Identity> identities;
   std::vector<ForeignMetric> foreign;
+  std::vector<FailureGroup> failures;  // at most 5
   std::optional<CounterDelta> counters;
   std::vector<CounterCheck> counter_checks;
   std::vector<std::string> invalid;   // why the numbers must not be used; empty: valid

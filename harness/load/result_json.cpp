@@ -1,8 +1,8 @@
 // A run as one JSON object: vLLM's names at the top, so that whatever reads its files reads these.
 #include <cmath>
 #include <ctime>
-#include <nlohmann/json.hpp>
 
+#include "harness/json.h"
 #include "harness/load/result.h"
 
 namespace moecheck::harness::load {
@@ -180,7 +180,9 @@ Json asked_object(const BenchConfig& c) {
 
 Json moecheck_object(const BenchResult& r) {
   const Metrics& m = r.metrics;
-  Json identities = Json::array(), foreign = Json::array();
+  Json identities = Json::array(), foreign = Json::array(), failures = Json::array();
+  for (const FailureGroup& f : r.failures)
+    failures.push_back({{"reason", f.reason}, {"count", f.count}, {"first_request", f.first}});
   for (const Identity& i : r.identities)
     identities.push_back(
         {{"name", i.name}, {"formula", i.formula}, {"left", i.left}, {"right", i.right}, {"holds", i.holds}});
@@ -194,6 +196,7 @@ Json moecheck_object(const BenchResult& r) {
           {"valid", r.invalid.empty()},
           {"invalid", r.invalid},
           {"warnings", r.warnings},
+          {"failures", std::move(failures)},
           {"mean_concurrency", m.mean_concurrency},
           {"peak_output_tokens_per_s", or_null(m.peak_output_tokens_per_s)},
           {"time_to_first_content", summary_object(m.time_to_first_content)},
@@ -204,6 +207,7 @@ Json moecheck_object(const BenchResult& r) {
           {"length_mismatches", m.length_mismatches},
           {"prompt_mismatches", m.prompt_mismatches},
           {"unknown_lengths", m.unknown_lengths},
+          {"missing_done", m.missing_done},
           {"cached_tokens", m.cached_tokens},
           {"identities", std::move(identities)},
           {"other_tools", std::move(foreign)},

@@ -7,9 +7,10 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
+#include "harness/json_error.h"
 #include "harness/load/result.h"
 #include "harness/text.h"
 
@@ -17,6 +18,8 @@ namespace moecheck::harness::load {
 namespace {
 
 using Json = nlohmann::json;
+
+const std::string kRemedy = "; give a file that 'bench serve' wrote";
 
 template <class T>
 T get_or(const Json& j, const char* key, T fallback) {
@@ -120,25 +123,38 @@ SavedBench read_one(const Json& j, const std::string& path) {
   return b;
 }
 
+// The objects of a file: one, a list of them, or one per line, as --append-result leaves them. What is no JSON is a null
+// where it need not be, and said otherwise.
+std::vector<Json> objects_of(const std::string& path, const std::string& text, bool must) {
+  Json whole = Json::parse(text, nullptr, false);
+  if (whole.is_array()) return whole.get<std::vector<Json>>();
+  if (!whole.is_discarded()) return {std::move(whole)};
+  std::vector<Json> all;
+  std::size_t line = 0;
+  try {
+    for (std::size_t at = 0; at < text.size(); ++line) {
+      const std::size_t end = std::min(text.find('\n', at), text.size());
+      const std::string_view one = std::string_view(text).substr(at, end - at);
+      at = end + 1;
+      if (one.find_first_not_of(" \t\r") == one.npos) continue;
+      all.push_back(Json::parse(one, nullptr, must));
+    }
+    return all;
+  } catch (const Json::exception& e) {
+    if (!all.empty()) throw UsageError(json_error_at(path, line + 1, e) + kRemedy);
+  }
+  try {  // one object over several lines: the place is in the whole text
+    return {Json::parse(text)};
+  } catch (const Json::exception& e) {
+    throw UsageError(json_error_at(path, 0, e) + kRemedy);
+  }
+}
+
 void read_file(const std::string& path, bool must, std::vector<SavedBench>& out) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw UsageError(fmt::format("cannot read {}: {}", printable(path), std::strerror(errno)));
   const std::string text{std::istreambuf_iterator<char>(in), {}};
-  std::vector<Json> all;
-  Json whole = Json::parse(text, nullptr, false);
-  if (whole.is_discarded()) {  // vLLM's --append-result: one per line
-    for (std::size_t at = 0; at < text.size();) {
-      const std::size_t end = std::min(text.find('\n', at), text.size());
-      if (end > at)
-        all.push_back(Json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
-                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false));
-      at = end + 1;
-    }
-  } else if (whole.is_array()) {
-    for (Json& j : whole) all.push_back(std::move(j));
-  } else {
-    all.push_back(std::move(whole));
-  }
+  const std::vector<Json> all = objects_of(path, text, must);
   const std::size_t before = out.size();
   for (const Json& j : all) {
     if (!is_bench(j)) {
@@ -151,7 +167,7 @@ void read_file(const std::string& path, bool must, std::vector<SavedBench>& out)
     try {
       out.push_back(read_one(j, path));
     } catch (const Json::exception& e) {
-      throw UsageError(fmt::format("{}: {}", printable(path), printable(e.what(), 300)));
+      throw UsageError(fmt::format("{}: {}{}", printable(path), json_error(e), kRemedy));
     }
   }
   if (must && out.size() == before) throw UsageError(fmt::format("{} holds no result", printable(path)));

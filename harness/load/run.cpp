@@ -136,6 +136,7 @@ class Runner {
       r.error = "no event with a choice";
     r.http_status = g.error ? g.error.status : 200;
     r.finish_reason = std::move(g.finish_reason);
+    r.missing_done = g.missing_done;
     r.prompt_tokens = g.usage.prompt_tokens;
     r.output_tokens = g.usage.completion_tokens;
     r.cached_tokens = g.usage.cached_tokens;

@@ -6,9 +6,10 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
+#include "harness/json_error.h"
 #include "harness/load/workload.h"
 #include "harness/random.h"
 #include "harness/text.h"
@@ -80,8 +81,8 @@ std::vector<LoadRequest> trace_load(const std::string& path, const TraceLoad& lo
       out.push_back(read_line(Json::parse(line), load, number, v));
     } catch (const std::exception& e) {
       throw UsageError(fmt::format(
-          "{}:{}: {}; a line is {{\"timestamp\", \"input_length\", \"output_length\"}} or {{\"prompt\"}}",
-          printable(path), number, printable(e.what(), 300)));
+          "{}; a line is {{\"timestamp\", \"input_length\", \"output_length\"}} or {{\"prompt\"}}",
+          json_error_at(path, static_cast<std::size_t>(number), e)));
     }
   }
   if (out.empty()) throw UsageError(fmt::format("{} holds no request", printable(path)));
@@ -98,12 +99,14 @@ std::vector<LoadRequest> trace_load(const std::string& path, const TraceLoad& lo
 
 Vocabulary read_vocabulary(const std::string& folder) {
   const std::string config_path = folder + "/config.json", tokenizer_path = folder + "/tokenizer.json";
+  std::string path = config_path;  // being read
   try {
     const Json config = Json::parse(read_whole(config_path));
     std::int64_t size = config.contains("text_config")
                             ? config.at("text_config").at("vocab_size").get<std::int64_t>()
                             : config.at("vocab_size").get<std::int64_t>();
     std::vector<std::int32_t> special;
+    path = tokenizer_path;
     if (std::ifstream(tokenizer_path)) {
       const Json tokenizer = Json::parse(read_whole(tokenizer_path));
       std::int64_t largest = -1;
@@ -120,9 +123,8 @@ Vocabulary read_vocabulary(const std::string& folder) {
     }
     return make_vocabulary(size, 0, special);
   } catch (const Json::exception& e) {
-    throw UsageError(fmt::format(
-        "{}: config.json or tokenizer.json is not as Hugging Face writes it: {}; give --vocab-size instead",
-        printable(folder), printable(e.what(), 300)));
+    throw UsageError(fmt::format("{}; it is not as Hugging Face writes it: give --vocab-size instead",
+                                 json_error_at(path, 0, e)));
   }
 }
 

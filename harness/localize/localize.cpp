@@ -26,7 +26,12 @@ class Localizer {
  public:
   Localizer(const Glm4MoeCheckpoint& checkpoint, const TensorSet& dump, const ServedMoeOptions& moe,
             const std::string& engine)
-      : m_(checkpoint), c_(checkpoint.config), dump_(dump), engine_(engine), dtype_(dtype_of(dump)), ids_(read_ids()),
+      : m_(checkpoint),
+        c_(checkpoint.config),
+        dump_(dump),
+        engine_(engine),
+        dtype_(dtype_of(dump)),
+        ids_(read_ids()),
         blocks_(checkpoint, dtype_, judged_blocks(moe)) {}
 
   Localization run() {
@@ -47,11 +52,12 @@ class Localizer {
     for (const Tensor& t : dump.tensors())
       if (t.name().ends_with(".input")) {
         if (t.dtype() != DType::kF32 && t.dtype() != DType::kBF16)
-          throw UsageError(fmt::format("tensor '{}' is {}: activations must be F32 or BF16", printable(t.name()),
-                                       reference::name(t.dtype())));
+          throw UsageError(fmt::format("tensor '{}' is {}: activations must be F32 or BF16",
+                                       printable(t.name()), reference::name(t.dtype())));
         return t.dtype();
       }
-    throw UsageError("the dump has no tensor 'layers.0.attention.input': see harness/localize/dump.h for its names");
+    throw UsageError(
+        "the dump has no tensor 'layers.0.attention.input': see harness/localize/dump.h for its names");
   }
   std::vector<std::int32_t> read_ids() const {
     const Tensor* t = dump_.find("ids");
@@ -81,7 +87,8 @@ class Localizer {
     return t;
   }
   bool have(std::int64_t layer, const char* name, std::initializer_list<const Tensor*> tensors) {
-    if (std::all_of(tensors.begin(), tensors.end(), [](const Tensor* t) { return t != nullptr; })) return true;
+    if (std::all_of(tensors.begin(), tensors.end(), [](const Tensor* t) { return t != nullptr; }))
+      return true;
     result_.missing.push_back(prefix(layer) + name);
     return false;
   }
@@ -95,19 +102,22 @@ class Localizer {
     residual_known_ = residual_known_ && update != nullptr;
     if (update == nullptr) return;
     for (std::size_t i = 0; i < residual_.size(); ++i)
-      residual_[i] = reference::round_to(dtype_, residual_[i] + update->view().at(static_cast<std::int64_t>(i)));
+      residual_[i] =
+          reference::round_to(dtype_, residual_[i] + update->view().at(static_cast<std::int64_t>(i)));
   }
 
   // ---- Operators
 
-  void keep(std::int64_t layer, const char* name, Record record, TensorSet inputs = {}, TensorSet outputs = {}) {
+  void keep(std::int64_t layer, const char* name, Record record, TensorSet inputs = {},
+            TensorSet outputs = {}) {
     JudgedOperator op{layer, name, std::move(record), {}, {}};
     op.record.implementation = engine_;
     if (leaves_bound(op.record.result.verdict) && !op.record.case_line.empty())
       op.inputs = std::move(inputs), op.outputs = std::move(outputs);
     result_.operators.push_back(std::move(op));
   }
-  void compare(std::int64_t layer, const char* name, const Tensor& got, const std::vector<Bounded>& expected) {
+  void compare(std::int64_t layer, const char* name, const Tensor& got,
+               const std::vector<Bounded>& expected) {
     Record r;
     r.operator_name = name;
     ElementRules rules;
@@ -121,10 +131,12 @@ class Localizer {
     const Tensor* got = find(prefix(layer) + output, c_.hidden, dtype_);
     if (!residual_known_ || !have(layer, name, {got})) return;
     Tensor x("x", dtype_, Shape(tokens(), c_.hidden));
-    for (std::size_t i = 0; i < residual_.size(); ++i) x.view().set(static_cast<std::int64_t>(i), residual_[i]);
+    for (std::size_t i = 0; i < residual_.size(); ++i)
+      x.view().set(static_cast<std::int64_t>(i), residual_[i]);
     compare(layer, name, *got, reference::rms_norm(std::as_const(x).view(), weight, c_.rms_norm_eps));
   }
-  void linear(std::int64_t layer, const char* name, const std::string& input, const std::string& output, ConstView weight) {
+  void linear(std::int64_t layer, const char* name, const std::string& input, const std::string& output,
+              ConstView weight) {
     const Tensor* x = find(prefix(layer) + input, c_.hidden, dtype_);
     const Tensor* got = find(prefix(layer) + output, weight.shape[0], DType::kF32);
     if (!have(layer, name, {x, got})) return;
@@ -139,7 +151,8 @@ class Localizer {
     const Tensor* x = find(prefix(layer) + "attention.input", c_.hidden, dtype_);
     const Tensor* got = find(prefix(layer) + "attention.output", c_.hidden, dtype_);
     if (!have(layer, "attention", {x, got})) return;
-    if (dtype_ != DType::kF32) return compare(layer, "attention", *got, reference::attention(c_, w, x->view()));
+    if (dtype_ != DType::kF32)
+      return compare(layer, "attention", *got, reference::attention(c_, w, x->view()));
     Case line(attention_operator().schema());
     line.set("tokens", tokens()).set("hidden", c_.hidden).set("heads", c_.heads).set("kv_heads", c_.kv_heads);
     line.set("head_dim", c_.head_dim).set("rotary_dim", c_.rotary_dim());
@@ -147,9 +160,15 @@ class Localizer {
     line.set("qk_norm", std::int64_t{c_.qk_norm}).set("attention_bias", std::int64_t{c_.attention_bias});
     TensorSet in(attention_operator().inputs(line));
     copy(x->view(), in.at("hidden_states"));
-    for (const auto& [name, weight] : {std::pair{"q_proj", w.q}, {"k_proj", w.k}, {"v_proj", w.v}, {"o_proj", w.o},
-                                       {"q_bias", w.q_bias}, {"k_bias", w.k_bias}, {"v_bias", w.v_bias},
-                                       {"q_norm", w.q_norm}, {"k_norm", w.k_norm}})
+    for (const auto& [name, weight] : {std::pair{"q_proj", w.q},
+                                       {"k_proj", w.k},
+                                       {"v_proj", w.v},
+                                       {"o_proj", w.o},
+                                       {"q_bias", w.q_bias},
+                                       {"k_bias", w.k_bias},
+                                       {"v_bias", w.v_bias},
+                                       {"q_norm", w.q_norm},
+                                       {"k_norm", w.k_norm}})
       if (weight) copy(weight, in.at(name));
     judge(layer, "attention", line, std::move(in), *got);
   }
@@ -206,7 +225,9 @@ class Localizer {
 
 bool leaves_bound(Verdict v) { return is_failure(v) && v != Verdict::kMistrusted; }
 
-std::string JudgedOperator::where() const { return layer < 0 ? name : fmt::format("layer {} {}", layer, name); }
+std::string JudgedOperator::where() const {
+  return layer < 0 ? name : fmt::format("layer {} {}", layer, name);
+}
 
 const JudgedOperator* Localization::first_failure() const {
   for (const JudgedOperator& op : operators)

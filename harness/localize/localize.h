@@ -14,9 +14,9 @@ namespace moecheck::harness {
 bool leaves_bound(Verdict v);
 
 struct JudgedOperator {
-  std::int64_t layer = -1;  // -1: behind the last layer
-  std::string name;         // input_norm, attention, post_norm, mlp, router, moe_block, norm, head
-  Record record;            // case_line is empty where the operator is none of `moecheck list operators`
+  std::int64_t layer = -1;    // -1: behind the last layer
+  std::string name;           // input_norm, attention, post_norm, mlp, router, moe_block, norm, head
+  Record record;              // case_line is empty where the operator is none of `moecheck list operators`
   TensorSet inputs, outputs;  // of a failing one with a case line: what `moecheck judge` takes
 
   std::string where() const;  // "layer 1 moe_block", "head"

@@ -45,7 +45,8 @@ std::unique_ptr<Engine> glm4_moe(const EngineOptions& o) {
   options.moe.policy = o.moe_policy;
   options.moe.fused = o.fused_shared_experts;
   if (!o.fault.empty()) options.moe.fault = parse_served_fault(o.fault, checkpoint->config);
-  options.threads = static_cast<int>(o.threads > 0 ? o.threads : std::max(1U, std::thread::hardware_concurrency()));
+  options.threads =
+      static_cast<int>(o.threads > 0 ? o.threads : std::max(1U, std::thread::hardware_concurrency()));
   options.speculate = static_cast<int>(o.speculate);
   options.prefix_cache = o.prefix_cache;
   if (o.max_batch > 0) options.max_running = o.max_batch;
@@ -58,9 +59,10 @@ std::unique_ptr<Engine> glm4_moe(const EngineOptions& o) {
 std::unique_ptr<Engine> make_engine(const EngineOptions& options) {
   if (options.model == "scripted" || options.model.starts_with("scripted:")) return scripted(options);
   if (!std::filesystem::is_directory(options.model))
-    throw UsageError(fmt::format("model '{}' is no folder: give that of a GLM-4-MoE checkpoint, as "
-                                 "datasets/tiny_glm4_moe/canary, or scripted[:ttft=MS,tpot=MS,...]",
-                                 printable(options.model)));
+    throw UsageError(
+        fmt::format("model '{}' is no folder: give that of a GLM-4-MoE checkpoint, as "
+                    "datasets/tiny_glm4_moe/canary, or scripted[:ttft=MS,tpot=MS,...]",
+                    printable(options.model)));
   return glm4_moe(options);
 }
 

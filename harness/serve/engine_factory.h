@@ -9,10 +9,10 @@
 namespace moecheck::harness {
 
 struct EngineOptions {
-  std::string model;       // a checkpoint's folder, or "scripted" with what parse_scripted reads after a colon
-  std::string dtype;       // f32 (default) or bf16: weights, activations, MoE blocks
-  std::string moe_impl;    // implementation of the MoE blocks; empty: cpu
-  std::string moe_policy;  // policy of moe_block; empty: by fused_shared_experts
+  std::string model;     // a checkpoint's folder, or "scripted" with what parse_scripted reads after a colon
+  std::string dtype;     // f32 (default) or bf16: weights, activations, MoE blocks
+  std::string moe_impl;  // implementation of the MoE blocks; empty: cpu
+  std::string moe_policy;             // policy of moe_block; empty: by fused_shared_experts
   bool fused_shared_experts = false;  // as slots of the top-k
   std::string fault;                  // a planted fault: NAME, NAME@LAYER or NAME@mtp; empty: none
   bool prefix_cache = true;

@@ -1,16 +1,9 @@
-// One connection: bytes in, requests out, replies back, in order. A read is always pending, also while a request is
-// being answered, since nothing else tells that the client has gone.
+// Requests: bytes in, until the connection ends.
 #include <fmt/format.h>
 
-#include <array>
-#include <deque>
-#include <optional>
-
 #include <boost/asio/buffer.hpp>
-#include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
-#include "harness/serve/error.h"
-#include "harness/serve/http_core.h"
+
+#include "harness/serve/http_connection.h"
 
 namespace moecheck::harness {
 namespace {
@@ -19,7 +12,6 @@ namespace http = boost::beast::http;
 using boost::system::error_code;
 using serve::ApiError;
 
-constexpr std::size_t kReadBytes = 16 << 10;
 constexpr std::size_t kReadAhead = 64 << 10;     // of further requests while one is being answered
 constexpr std::size_t kDiscardBytes = 16 << 20;  // of what a refused client still sends before it is cut off
 constexpr double kLingerSeconds = 2;
@@ -38,78 +30,7 @@ ApiError parse_error(const error_code& ec, const HttpOptions& o) {
   return {400, "the request is not HTTP: " + ec.message()};
 }
 
-class Connection final : public HttpConnection,
-                         public Exchange,
-                         public std::enable_shared_from_this<Connection> {
- public:
-  Connection(HttpServer::Core& core, Socket socket, bool overflow)
-      : core_(core), socket_(std::move(socket)), pause_(core.io.get_executor()), overflow_(overflow) {
-    parser_.emplace();
-  }
-
-  // ---- HttpConnection
-  void start() override;
-  void check_time(Clock::time_point now) override;
-  void drain() override;
-  void abort() override;
-
-  // ---- Exchange
-  void reply(HttpReply reply) override;
-  void begin(const HttpReply& head) override;
-  void write(std::string_view piece) override;
-  void finish() override;
-  void drop(bool reset) override;
-  void hang() override { hung_ = true; }
-  void dribble() override { dribble_ = true; }
-  void on_gone(std::function<void()> call) override { gone_ = std::move(call); }
-
- private:
-  // kLinger: all is said; the client's last bytes are read and forgotten, since closing on unread ones sends a
-  // reset that may overtake the reply.
-  enum class State { kIdle, kReading, kAnswering, kLinger, kClosed };
-
-  void read();
-  void on_read(error_code ec, std::size_t n);
-  void on_end();
-  void parse();
-  void open_parser();
-  bool header_accepted();
-  void dispatch();
-  void refuse(const ApiError& error);
-  void append_head(const HttpReply& reply, const std::string& framing);
-  void flush();
-  void send();
-  void on_written(error_code ec, std::size_t n);
-  void complete();
-  void next();
-  void linger();
-  void close(bool reset);
-  void lost(bool reset = false);
-  void forget_body();
-  void expire_in(double seconds) { deadline_ = Clock::now() + seconds_of(seconds); }
-
-  HttpServer::Core& core_;
-  Socket socket_;
-  Timer pause_;  // between the pieces of a dribble
-  const bool overflow_;
-  State state_ = State::kIdle;
-  Clock::time_point deadline_ = Clock::time_point::max(), write_deadline_ = Clock::time_point::max();
-
-  std::array<char, kReadBytes> chunk_;
-  std::string in_;  // received, not parsed
-  std::optional<http::request_parser<http::string_body>> parser_;
-  bool reading_ = false, parsing_ = false, header_seen_ = false, refused_ = false;
-  std::size_t body_bytes_ = 0;  // what this connection added to core_.buffered_bytes
-  std::size_t discarded_ = 0;
-
-  std::string out_, sending_;
-  std::size_t sent_ = 0;  // of sending_
-  std::deque<std::string> dribbles_;
-  bool writing_ = false, dribble_ = false, hung_ = false;
-  bool begun_ = false, complete_ = false, chunked_ = false;  // of the reply
-  bool head_only_ = false, keep_alive_ = true, http10_ = false;
-  std::function<void()> gone_;
-};
+}  // namespace
 
 // ---- Reading
 
@@ -261,130 +182,6 @@ void Connection::refuse(const ApiError& error) {
   reply(serve::error_reply(error));
 }
 
-// ---- Replying
-
-void Connection::append_head(const HttpReply& r, const std::string& framing) {
-  if (core_.draining) keep_alive_ = false;
-  const auto reason = http::obsolete_reason(static_cast<http::status>(r.status));
-  fmt::format_to(std::back_inserter(out_), "HTTP/1.1 {} {}\r\nServer: moecheck\r\nDate: {}\r\n", r.status,
-                 view(reason), core_.date_now());
-  if (!r.content_type.empty()) out_ += "Content-Type: " + r.content_type + "\r\n";
-  out_ += framing;
-  for (const auto& [name, value] : r.headers) out_ += name + ": " + value + "\r\n";
-  if (!keep_alive_)
-    out_ += "Connection: close\r\n";
-  else if (http10_)
-    out_ += "Connection: keep-alive\r\n";
-  out_ += "\r\n";
-}
-
-void Connection::reply(HttpReply r) {
-  if (state_ != State::kAnswering || complete_) return;
-  const bool bodiless = r.status == 204;
-  append_head(r, bodiless ? std::string() : fmt::format("Content-Length: {}\r\n", r.body.size()));
-  if (!head_only_ && !bodiless) out_ += r.body;
-  begun_ = true;
-  complete();
-}
-
-void Connection::begin(const HttpReply& head) {
-  if (state_ != State::kAnswering || begun_) return;
-  begun_ = true;
-  chunked_ = !http10_;
-  if (http10_) keep_alive_ = false;  // the end of the connection is the end of the body
-  append_head(head, chunked_ ? "Transfer-Encoding: chunked\r\n" : "");
-  flush();
-}
-
-void Connection::write(std::string_view piece) {
-  if (state_ != State::kAnswering || complete_ || piece.empty()) return;
-  if (dribble_) {
-    dribbles_.push_back(chunked_ ? fmt::format("{:x}\r\n{}\r\n", piece.size(), piece) : std::string(piece));
-  } else if (chunked_) {
-    fmt::format_to(std::back_inserter(out_), "{:x}\r\n", piece.size());
-    out_.append(piece).append("\r\n");
-  } else {
-    out_ += piece;
-  }
-  flush();
-}
-
-void Connection::finish() {
-  if (state_ != State::kAnswering || complete_) return;
-  if (chunked_) {
-    if (dribble_)
-      dribbles_.emplace_back("0\r\n\r\n");
-    else
-      out_ += "0\r\n\r\n";
-  }
-  complete();
-}
-
-void Connection::drop(bool reset) {
-  if (state_ != State::kAnswering || complete_) return;
-  gone_ = nullptr;
-  if (reset) return close(true);
-  keep_alive_ = false;
-  complete();
-}
-
-void Connection::complete() {
-  complete_ = true;
-  gone_ = nullptr;
-  deadline_ = Clock::time_point::max();  // from here the client's reading alone is timed
-  flush();
-}
-
-void Connection::flush() {
-  if (writing_ || state_ == State::kClosed) return;
-  if (out_.empty() && !dribbles_.empty()) {
-    out_ = std::move(dribbles_.front());
-    dribbles_.pop_front();
-  }
-  if (out_.empty()) {
-    if (complete_ && state_ == State::kAnswering) next();
-    return;
-  }
-  writing_ = true;
-  sending_.swap(out_);
-  out_.clear();
-  sent_ = 0;
-  send();
-}
-
-// In steps of what the client takes, each of which is timed: a slow client is no stuck one.
-void Connection::send() {
-  write_deadline_ = Clock::now() + seconds_of(core_.options.write_seconds);
-  socket_.async_write_some(
-      asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
-      [self = shared_from_this()](error_code ec, std::size_t n) { self->on_written(ec, n); });
-}
-
-void Connection::on_written(error_code ec, std::size_t n) {
-  sent_ += n;
-  if (!ec && state_ != State::kClosed && sent_ < sending_.size()) return send();
-  writing_ = false;
-  write_deadline_ = Clock::time_point::max();
-  if (state_ == State::kClosed) return;
-  if (ec) return lost();
-  if (!dribble_) return flush();
-  writing_ = true;
-  pause_.expires_after(std::chrono::microseconds(300));
-  pause_.async_wait([self = shared_from_this()](error_code stopped) {
-    self->writing_ = false;
-    if (!stopped) self->flush();
-  });
-}
-
-void Connection::next() {
-  begun_ = complete_ = dribble_ = false;
-  if (!keep_alive_ || core_.draining) return linger();
-  state_ = in_.empty() ? State::kIdle : State::kReading;
-  expire_in(in_.empty() ? core_.options.idle_seconds : core_.options.read_seconds);
-  parse();
-  read();
-}
-
 // ---- Ending
 
 void Connection::linger() {
@@ -447,8 +244,6 @@ void Connection::drain() {
 }
 
 void Connection::abort() { lost(); }
-
-}  // namespace
 
 std::shared_ptr<HttpConnection> make_connection(HttpServer::Core& core, Socket socket, bool overflow) {
   return std::make_shared<Connection>(core, std::move(socket), overflow);

@@ -1,5 +1,5 @@
 #pragma once
-// The inside of the HTTP server, for its own two files: compiling Asio and Beast takes long.
+// The inside of the HTTP server, for its own files: compiling Asio and Beast takes long.
 #include <utility>  // Asio 1.74 needs std::exchange and does not ask for it
 
 #include <algorithm>

@@ -4,18 +4,9 @@
 #include <string_view>
 #include <vector>
 
+#include "harness/utf8.h"
+
 namespace moecheck::harness::serve {
-
-// Decodes as it comes. Bytes that are not UTF-8 become U+FFFD, one for each longest start of a sequence (Unicode 15,
-// 3.9, as Python's errors="replace" does), so the text does not depend on where the bytes were cut.
-class Utf8Decoder {
- public:
-  void add(std::string_view bytes, std::string& text);
-  void finish(std::string& text);  // what is incomplete becomes U+FFFD
-
- private:
-  std::string partial_;  // a start of a sequence
-};
 
 // The text up to the stop string that is complete first; of those complete at the same byte, the longest counts. Thus
 // the text depends on the bytes alone, not on how tokens cut them.

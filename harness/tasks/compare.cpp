@@ -7,12 +7,13 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/statistics/planning.h"
 #include "harness/tasks/python_text.h"
 #include "harness/text.h"
+#include "harness/utf8.h"
 
 namespace moecheck::harness {
 namespace {
@@ -90,12 +91,15 @@ FilterComparison compare_filter(const std::vector<Pair>& pairs, const std::strin
   return f;
 }
 
-Agreement agreement(const std::vector<Pair>& pairs) {
+Agreement agreement(const std::vector<Pair>& pairs, const std::vector<std::string>& until) {
   Agreement t;
   std::vector<std::int64_t> places;
   for (const Pair& p : pairs) {
     ++t.compared;
-    const std::int64_t at = first_divergence(p.a->completion, p.b->completion);
+    const std::string_view a = up_to_stop(p.a->completion, until), b = up_to_stop(p.b->completion, until);
+    t.a_past_stop += a.size() < p.a->completion.size();
+    t.b_past_stop += b.size() < p.b->completion.size();
+    const std::int64_t at = first_divergence(a, b);
     if (at < 0)
       ++t.identical;
     else
@@ -123,6 +127,7 @@ std::string around(std::string_view text, std::int64_t divergence) {
   return out;
 }
 
+// Flips of texts that are equal up to their stop show where they part behind it: that is what was graded.
 std::vector<Flip> flips_of(const std::vector<Pair>& pairs, const std::string& filter) {
   std::vector<Flip> flips;
   for (const Pair& p : pairs) {
@@ -143,6 +148,23 @@ std::vector<Flip> flips_of(const std::vector<Pair>& pairs, const std::string& fi
   std::stable_sort(flips.begin(), flips.end(),
                    [](const Flip& x, const Flip& y) { return x.regression > y.regression; });
   return flips;
+}
+
+// The stop strings that the run was made with.
+std::vector<std::string> stops_of(const Run& run) {
+  if (!run.generation_json.empty()) {
+    const nlohmann::ordered_json all = parse_json(run.generation_json);
+    const auto until = all.is_object() ? all.find("until") : all.end();
+    if (until != all.end() && until->is_string()) return {until->get<std::string>()};
+    std::vector<std::string> stops;
+    if (until != all.end() && until->is_array())
+      for (const auto& stop : *until)
+        if (stop.is_string()) stops.push_back(stop.get<std::string>());
+    if (!stops.empty()) return stops;
+  }
+  for (const Task& t : tasks())
+    if (t.name == run.task) return t.generation.until;
+  return {};
 }
 
 double share(std::int64_t k, std::int64_t n) {
@@ -173,8 +195,10 @@ bool same_json(const std::string& a, const std::string& b) {
   return a.empty() || b.empty() || nlohmann::json(parse_json(a)) == nlohmann::json(parse_json(b));
 }
 
+// By what was asked: the same questions may have another name elsewhere (a task of one's own, a renamed one).
 void check_questions(const Run& a, const Run& b, const Matched& m, std::vector<std::string>& why) {
-  if (a.task != b.task)
+  const bool same = m.only_a + m.only_b + m.other_doc + m.other_prompt == 0;
+  if (a.task != b.task && !same)
     why.push_back(fmt::format("A is {}, B is {}", printable(a.task, 60), printable(b.task, 60)));
   if (m.only_a + m.only_b > 0)
     why.push_back(fmt::format("{} questions are in A only, {} in B only: run both with the same --limit",
@@ -227,7 +251,7 @@ void add_noise(Comparison& c, const Run& a, const Run& again) {
   NoiseFloor noise;
   const FilterComparison& primary = c.filters[c.primary];
   noise.counts = count(m.pairs, [&](const Sample& s) { return right(s, primary.filter); });
-  noise.texts = agreement(m.pairs);
+  noise.texts = agreement(m.pairs, c.until);
   noise.sd = noise_sd(noise.counts.discordance(), static_cast<double>(std::max<std::int64_t>(1, c.pairs)));
   noise.excess_p =
       excess_flips_p(primary.counts.discordant(), c.pairs, noise.counts.discordant(), noise.counts.n());
@@ -261,6 +285,11 @@ void add_notes(Comparison& c) {
     if (o.kind != "truncated" && o.p < c.options.alpha)
       c.notes.push_back(
           fmt::format("{} answers changed from {} to {} (McNemar p = {:.2g})", o.kind, o.a, o.b, o.p));
+  if (c.texts.a_past_stop + c.texts.b_past_stop > 0)
+    c.notes.push_back(
+        fmt::format("{} texts of A and {} of B go on behind a stop string, and are compared up to it "
+                    "(--whole-texts: to their end)",
+                    c.texts.a_past_stop, c.texts.b_past_stop));
   if (c.texts.compared > 0 && c.texts.identical == c.texts.compared)
     c.notes.push_back(
         "every text is identical: the engine repeats itself to the letter, or a cache answered B");
@@ -357,11 +386,17 @@ Comparison compare_runs(const Run& a, const Run& b, const Run* again, const Comp
   }
   const std::vector<double> adjusted = holm(p);
   for (std::size_t f = 0; f < names.size(); ++f) c.filters[f].holm_worse_p = adjusted[f];
-  c.texts = agreement(m.pairs);
+  if (!options.whole_texts) c.until = stops_of(a);
+  c.texts = agreement(m.pairs, c.until);
   c.flips = flips_of(m.pairs, names[c.primary]);
   add_changes(c, m.pairs, names[c.primary]);
 
   check_questions(a, b, m, c.invalid);
+  if (a.task != b.task && c.invalid.empty())
+    c.notes.push_back(
+        fmt::format("the task is called {} in A and {} in B: its questions and prompts are the same by their "
+                    "hashes",
+                    printable(a.task, 60), printable(b.task, 60)));
   if (same_file(a.path, b.path)) c.invalid.push_back("A and B are the same file");
   if (same_latencies(m.pairs))
     c.invalid.push_back("every latency of B is A's: B is a copy of A, or a cache answered");

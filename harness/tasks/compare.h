@@ -17,6 +17,7 @@ struct CompareOptions {
   std::string filter;           // the primary one; empty: the first of the task
   double max_failed = 0.01;     // of the questions of either run
   double max_truncated = 0.05;  // of the answers of either run
+  bool whole_texts = false;     // compare what stands behind a stop string too; scores never depend on it
 };
 
 struct FilterComparison {
@@ -42,7 +43,8 @@ struct Flip {
 
 struct Agreement {
   std::int64_t compared = 0, identical = 0;
-  std::int64_t median_divergence = -1;  // of the texts that differ, in characters
+  std::int64_t a_past_stop = 0, b_past_stop = 0;  // texts that go on behind a stop string: compared up to it
+  std::int64_t median_divergence = -1;            // of the texts that differ, in characters
   double share() const {
     return compared == 0 ? 0 : static_cast<double>(identical) / static_cast<double>(compared);
   }
@@ -65,6 +67,7 @@ struct NoiseFloor {
 
 struct Comparison {
   std::string task, a_model, b_model, a_path, b_path, task_hash;
+  std::vector<std::string> until;  // texts are compared up to the first of these
   CompareOptions options;
   std::size_t primary = 0;  // in filters
   std::int64_t pairs = 0;   // answered in both
@@ -80,6 +83,10 @@ struct Comparison {
   std::string reason;  // one sentence with the numbers
 };
 
+// Texts are compared up to the stop strings of their generation settings (or else of their task): some servers send these
+// and what follows them, others do not.
+//
+// Tasks are compared by their hashes, not by their names: the same questions and prompts under two names get a note.
 // Invalid runs (in `invalid`): other questions, prompts or generation settings; too many failures, or other failures in
 // B than in A; the same run twice. Truncation above the limit or changed between the arms makes a run invalid too, but
 // never hides a regression: an answer that got longer until it was cut is one.

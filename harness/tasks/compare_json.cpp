@@ -1,7 +1,7 @@
 // A comparison as JSON: schema moecheck.compare/1.
 #include <cmath>
-#include <nlohmann/json.hpp>
 
+#include "harness/json.h"
 #include "harness/tasks/compare.h"
 #include "harness/tasks/python_text.h"
 
@@ -44,6 +44,8 @@ Json agreement_json(const Agreement& t) {
   return {{"compared", t.compared},
           {"identical", t.identical},
           {"share", t.share()},
+          {"a_past_stop", t.a_past_stop},
+          {"b_past_stop", t.b_past_stop},
           {"median_first_divergence", t.median_divergence < 0 ? Json(nullptr) : Json(t.median_divergence)}};
 }
 
@@ -69,6 +71,7 @@ std::string comparison_json(const Comparison& c) {
   j["margin"] = c.options.margin;
   j["alpha"] = c.options.alpha;
   j["pairs"] = c.pairs;
+  j["texts_compared_up_to"] = c.until;
   j["primary_filter"] = c.filters[c.primary].filter;
   j["a"] = arm_json(c.a, c.a_model, c.a_path);
   j["b"] = arm_json(c.b, c.b_model, c.b_path);

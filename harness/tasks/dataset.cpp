@@ -2,9 +2,9 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/tasks/files.h"
 #include "harness/tasks/python_text.h"
 #include "harness/tasks/sha256.h"
@@ -32,15 +32,18 @@ Document document(const Json& row) {
 
 std::vector<Document> documents(const std::string& path, std::string_view text) {
   std::vector<Document> list;
-  each_line(path, text, [&](std::string_view line, std::size_t) {
-    try {
-      list.push_back(document(parse_json(line)));
-    } catch (const std::exception& e) {
-      throw UsageError(
-          fmt::format("{}; every line is {{\"question\": ..., \"answer\": ...}}, as in GSM8K's files",
-                      printable(e.what(), 200)));
-    }
-  });
+  constexpr std::string_view kForm = R"(every line is {"question": ..., "answer": ...}, as in GSM8K's files)";
+  each_line(
+      path, text,
+      [&](std::string_view line, std::size_t) {
+        const Json row = parse_json(line);
+        try {
+          list.push_back(document(row));
+        } catch (const UsageError& e) {
+          throw UsageError(fmt::format("{}; {}", e.what(), kForm));
+        }
+      },
+      kForm);
   return list;
 }
 

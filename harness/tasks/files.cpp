@@ -9,6 +9,7 @@
 
 #include "harness/atomic_file.h"
 #include "harness/case.h"
+#include "harness/json_error.h"
 #include "harness/text.h"
 
 namespace moecheck::harness {
@@ -40,8 +41,10 @@ void write_text(const std::string& path, std::string_view text) {
     throw UsageError(fmt::format("standard output can not be written: {}", std::strerror(errno)));
 }
 
-void throw_at_line(const std::string& path, std::size_t line, const char* what) {
-  throw UsageError(fmt::format("{}:{}: {}", printable(path), line, printable(what, 300)));
+void throw_at_line(const std::string& path, std::size_t line, const std::exception& e,
+                   std::string_view remedy) {
+  const std::string place = json_error_at(path, line, e);
+  throw UsageError(is_no_json(e) ? fmt::format("{}; {}", place, remedy) : place);
 }
 
 }  // namespace moecheck::harness

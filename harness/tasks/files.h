@@ -1,5 +1,6 @@
 #pragma once
 // Whole files, and "-" for the standard streams.
+#include <exception>
 #include <string>
 #include <string_view>
 
@@ -11,14 +12,16 @@ std::string read_text(const std::string& path);
 void write_text(const std::string& path, std::string_view text);
 
 // Calls work(line, number) for each line that is not blank, numbers from 1; a UsageError or std::exception out of it is
-// thrown again as UsageError("path:number: ...").
+// thrown again as UsageError("path:number: ..."), with `remedy` behind it where the line is no JSON.
 template <class Work>
-void each_line(const std::string& path, std::string_view text, Work work);
+void each_line(const std::string& path, std::string_view text, Work work,
+               std::string_view remedy = "every line is one JSON object");
 
-[[noreturn]] void throw_at_line(const std::string& path, std::size_t line, const char* what);
+[[noreturn]] void throw_at_line(const std::string& path, std::size_t line, const std::exception& e,
+                                std::string_view remedy);
 
 template <class Work>
-void each_line(const std::string& path, std::string_view text, Work work) {
+void each_line(const std::string& path, std::string_view text, Work work, std::string_view remedy) {
   for (std::size_t at = 0, number = 1; at < text.size(); ++number) {
     const std::size_t end = text.find('\n', at) == text.npos ? text.size() : text.find('\n', at);
     const std::string_view line = text.substr(at, end - at);
@@ -27,7 +30,7 @@ void each_line(const std::string& path, std::string_view text, Work work) {
     try {
       work(line, number);
     } catch (const std::exception& e) {
-      throw_at_line(path, number, e.what());
+      throw_at_line(path, number, e, remedy);
     }
   }
 }

@@ -2,46 +2,39 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
-#include <nlohmann/json.hpp>
+
+#include "harness/json.h"
+#include "harness/utf8.h"
 
 namespace moecheck::harness {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
+// Bytes that stand for themselves in a JSON string of Python's: all but controls, the quote and the backslash.
+constexpr std::array<bool, 256> kPlain = [] {
+  std::array<bool, 256> plain{};
+  for (std::size_t c = 0x20; c < 256; ++c) plain[c] = c != '"' && c != '\\';
+  return plain;
+}();
+
 void append_string(std::string& out, std::string_view text) {
+  constexpr std::string_view kFrom = "\"\\\n\r\t\f\b", kTo = "\"\\nrtfb";
   out += '"';
-  for (const char c : text) {
-    switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      case '\f':
-        out += "\\f";
-        break;
-      case '\b':
-        out += "\\b";
-        break;
-      default:
-        if (static_cast<unsigned char>(c) < 0x20)
-          out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
-        else
-          out += c;
-    }
+  const char* const end = text.data() + text.size();
+  for (const char* at = text.data(); at != end; ++at) {
+    const char* const first = at;
+    while (at != end && kPlain[static_cast<unsigned char>(*at)]) ++at;
+    out.append(first, at);
+    if (at == end) break;
+    if (const std::size_t i = kFrom.find(*at); i != kFrom.npos)
+      out.append({'\\', kTo[i]});
+    else
+      out += fmt::format("\\u{:04x}", static_cast<unsigned>(*at));
   }
   out += '"';
 }
@@ -109,6 +102,34 @@ std::string_view non_number(std::string_view text, std::size_t at) {
   return {};
 }
 
+// `text` with halves of surrogate pairs as U+FFFD and Python's non-numbers as null; empty where it has neither.
+std::string mended(std::string_view text) {
+  std::string clean;
+  std::size_t copied = 0;  // of `text` into `clean`
+  const auto replace = [&](std::size_t at, std::size_t length, std::string_view by) {
+    clean.append(text, copied, at - copied).append(by);
+    copied = at + length;
+  };
+  bool quoted = false;
+  for (std::size_t at = 0; (at = text.find_first_of(quoted ? "\"\\" : "\"NI-", at)) != text.npos;) {
+    if (text[at] == '"') {
+      quoted = !quoted;
+      ++at;
+    } else if (!quoted) {
+      const std::string_view word = non_number(text, at);
+      if (!word.empty()) replace(at, word.size(), "null");
+      at += std::max<std::size_t>(1, word.size());
+    } else {
+      const int unit = escape_at(text, at);
+      const bool pair = is_high(unit) && is_low(escape_at(text, at + 6));
+      if (!pair && (is_high(unit) || is_low(unit))) replace(at, 6, "\\ufffd");
+      at += pair ? 12 : unit >= 0 ? 6 : 2;
+    }
+  }
+  if (copied > 0) clean.append(text, copied);
+  return clean;
+}
+
 }  // namespace
 
 std::string python_float(double value) {
@@ -143,22 +164,6 @@ std::string python_json_string(std::string_view text) {
   return out;
 }
 
-CodePoint code_point(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[at + i]); };
-  const unsigned char b = byte(0);
-  if (b < 0x80) return {b, 1};
-  std::size_t length = b >= 0xF0 ? 4 : b >= 0xE0 ? 3 : 2;
-  if (b < 0xC2 || b > 0xF4 || at + length > text.size()) return {0xFFFD, 1};
-  char32_t value = b & (0xFFu >> (length + 1));
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return {0xFFFD, 1};
-    value = value << 6 | (byte(i) & 0x3Fu);
-  }
-  const bool overlong = (length == 3 && value < 0x800) || (length == 4 && value < 0x10000);
-  if (overlong || value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) return {0xFFFD, 1};
-  return {value, length};
-}
-
 std::string_view python_strip(std::string_view text) {
   const auto is_space = [](char32_t c) {
     return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
@@ -180,55 +185,11 @@ std::string_view python_strip(std::string_view text) {
   return text;
 }
 
-std::string valid_utf8(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for (std::size_t at = 0; at < text.size();) {
-    const CodePoint c = code_point(text, at);
-    const bool bad = c.value == 0xFFFD && c.length == 1;
-    out += bad ? std::string_view("\xEF\xBF\xBD") : text.substr(at, c.length);
-    at += c.length;
-  }
-  return out;
-}
-
 Json parse_json(std::string_view raw) {
-  const std::string text = valid_utf8(raw);
-  std::string clean;
-  clean.reserve(text.size());
-  bool quoted = false;
-  for (std::size_t at = 0; at < text.size();) {
-    const char c = text[at];
-    if (!quoted) {
-      if (const std::string_view word = non_number(text, at); !word.empty()) {
-        clean += "null";
-        at += word.size();
-        continue;
-      }
-      quoted = c == '"';
-      clean += c;
-      ++at;
-      continue;
-    }
-    if (c != '\\') {
-      quoted = c != '"';
-      clean += c;
-      ++at;
-      continue;
-    }
-    const int unit = escape_at(text, at);
-    if (is_high(unit) && is_low(escape_at(text, at + 6))) {
-      clean += text.substr(at, 12);
-      at += 12;
-    } else if (is_high(unit) || is_low(unit)) {
-      clean += "\\ufffd";
-      at += 6;
-    } else {
-      clean += text.substr(at, 2);
-      at += 2;
-    }
-  }
-  return Json::parse(clean);
+  std::string valid;
+  if (utf8_prefix(raw) < raw.size()) raw = valid = valid_utf8(raw);
+  const std::string clean = mended(raw);
+  return Json::parse(clean.empty() ? raw : clean);
 }
 
 }  // namespace moecheck::harness

@@ -23,13 +23,4 @@ nlohmann::ordered_json parse_json(std::string_view text);
 // str.strip(): Unicode white space too.
 std::string_view python_strip(std::string_view text);
 
-// `text` with every byte that is not UTF-8 as U+FFFD.
-std::string valid_utf8(std::string_view text);
-// The code point at text[at], and its length in bytes; a byte that is not UTF-8 is U+FFFD of length 1.
-struct CodePoint {
-  char32_t value = 0;
-  std::size_t length = 1;
-};
-CodePoint code_point(std::string_view text, std::size_t at);
-
 }  // namespace moecheck::harness

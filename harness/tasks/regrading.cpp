@@ -6,6 +6,7 @@
 
 #include "harness/tasks/python_text.h"
 #include "harness/tasks/scoring.h"
+#include "harness/utf8.h"
 
 namespace moecheck::harness {
 namespace {

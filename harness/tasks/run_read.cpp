@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/tasks/files.h"
 #include "harness/tasks/python_text.h"
 #include "harness/tasks/sample.h"
@@ -115,10 +115,12 @@ class Reader {
       try {
         for (const Json& j : parse_json(text)) row(j);
       } catch (const std::exception& e) {
-        throw_at_line(path_, 1, e.what());
+        throw_at_line(path_, 0, e, "it is one list of rows, as lm_eval up to 0.4.2 wrote");
       }
     } else {
-      each_line(path_, text, [&](std::string_view line, std::size_t) { row(parse_json(line)); });
+      each_line(
+          path_, text, [&](std::string_view line, std::size_t) { row(parse_json(line)); },
+          "every line is one row, as lm_eval --log_samples and moecheck eval write them");
     }
     if (samples_.empty()) throw UsageError(fmt::format("{} holds no samples", printable(path_)));
     for (auto& [id, sample] : samples_) run_.samples.push_back(std::move(sample));
@@ -167,6 +169,7 @@ class Reader {
     s.attempts = static_cast<int>(integer_of(at_or_null(own, "attempts"), 1));
     s.latency_s = number_of(at_or_null(own, "latency_s"), -1);
     s.ttft_s = number_of(at_or_null(own, "ttft_s"), -1);
+    s.missing_done = at_or_null(own, "missing_done") == true;
   }
 
   Run& run_;
@@ -306,7 +309,7 @@ Run read_run(const std::string& path, const std::string& task) {
     try {
       j = parse_json(read_text(results));
     } catch (const nlohmann::json::exception& e) {
-      throw UsageError(fmt::format("{} is no JSON: {}", printable(results), printable(e.what(), 200)));
+      throw_at_line(results, 0, e, "give the results file or the folder of a run");
     }
     run.task = choose_task(j, task, results);
     read_results(results, j, run);

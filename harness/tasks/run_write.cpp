@@ -5,15 +5,17 @@
 #include <cmath>
 #include <ctime>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
+#include <vector>
 
 #include "harness/atomic_file.h"
 #include "harness/case.h"
+#include "harness/json.h"
 #include "harness/record.h"
 #include "harness/tasks/python_text.h"
 #include "harness/tasks/sample.h"
 #include "harness/text.h"
+#include "harness/utf8.h"
 
 namespace moecheck::harness {
 namespace {
@@ -51,25 +53,14 @@ Json number_or_null(double value) { return value < 0 || std::isnan(value) ? Json
 Json count_or_null(std::int64_t value) { return value < 0 ? Json(nullptr) : Json(value); }
 Json text_or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(valid_utf8(text)); }
 
-// One line of samples_*.jsonl.
-std::string row(const Run& run, const Sample& s, const FilterScore& f, const Json& generation) {
-  const std::string prompt = valid_utf8(s.prompt), text = valid_utf8(s.completion);
-  Json j;
-  j["doc_id"] = s.doc_id;
-  j["doc"] = s.doc_json.empty() ? Json::object() : parse_json(s.doc_json);
-  j["target"] = valid_utf8(s.target);
-  // A chat prompt is a tuple of one in lm_eval, which JSON shows as a list.
-  j["arguments"]["gen_args_0"]["arg_0"] = run.api == Api::kChat ? Json::array({prompt}) : Json(prompt);
-  j["arguments"]["gen_args_0"]["arg_1"] = generation;
-  j["resps"] = Json::array({Json::array({text})});
-  j["filtered_resps"] = Json::array({f.extracted});
-  j["filter"] = f.filter;
-  j["metrics"] = Json::array({"exact_match"});
-  j["doc_hash"] = s.doc_hash;
-  j["prompt_hash"] = s.prompt_hash;
-  j["target_hash"] = s.target_hash;
-  j["exact_match"] = f.right ? 1.0 : 0.0;
-  Json& own = j["moecheck"];
+std::string json_text(std::string_view text) { return python_json_string(valid_utf8(text)); }
+
+// One line of samples_*.jsonl. Made of text, not of a tree: most of it is a prompt of several thousand bytes. `doc` and
+// `generation` are JSON.
+std::string row(const Run& run, const Sample& s, const FilterScore& f, const std::string& doc,
+                const std::string& generation) {
+  const std::string prompt = json_text(s.prompt);
+  Json own;
   own["outcome"] = name(f.outcome);
   own["finish_reason"] = text_or_null(s.finish_reason);
   own["prompt_tokens"] = count_or_null(s.prompt_tokens);
@@ -78,7 +69,23 @@ std::string row(const Run& run, const Sample& s, const FilterScore& f, const Jso
   own["latency_s"] = number_or_null(s.latency_s);
   own["ttft_s"] = number_or_null(s.ttft_s);
   own["error"] = text_or_null(s.error);
-  return python_json(j) + "\n";
+  if (s.missing_done) own["missing_done"] = true;
+  std::string out =
+      fmt::format("{{\"doc_id\": {}, \"doc\": {}, \"target\": {}, ", s.doc_id, doc, json_text(s.target));
+  out.append("\"arguments\": {\"gen_args_0\": {\"arg_0\": ");
+  // A chat prompt is a tuple of one in lm_eval, which JSON shows as a list.
+  if (run.api == Api::kChat)
+    out.append("[").append(prompt).append("]");
+  else
+    out.append(prompt);
+  out.append(", \"arg_1\": ").append(generation).append("}}, ");
+  out += fmt::format(
+      "\"resps\": [[{}]], \"filtered_resps\": [{}], \"filter\": {}, \"metrics\": [\"exact_match\"], "
+      "\"doc_hash\": {}, "
+      "\"prompt_hash\": {}, \"target_hash\": {}, \"exact_match\": {}, \"moecheck\": {}}}\n",
+      json_text(s.completion), json_text(f.extracted), json_text(f.filter), json_text(s.doc_hash),
+      json_text(s.prompt_hash), json_text(s.target_hash), f.right ? "1.0" : "0.0", python_json(own));
+  return out;
 }
 
 Json own_part(const Run& run, const Summary& sum) {
@@ -94,6 +101,7 @@ Json own_part(const Run& run, const Summary& sum) {
   j["empty"] = sum.empty;
   j["run_on"] = sum.run_on;
   j["loops"] = sum.loops;
+  if (sum.missing_done > 0) j["missing_done"] = sum.missing_done;
   for (const FilterSummary& f : sum.filters)
     for (std::size_t o = 0; o < kOutcomes; ++o)
       j["outcomes"][f.filter][std::string(name(static_cast<Outcome>(o)))] = f.outcomes[o];
@@ -206,11 +214,16 @@ std::string write_run(const std::string& out, Run& run) {
     throw UsageError(fmt::format("{} can not be made: {}; give --output a folder you may write to",
                                  printable(folder), error.message()));
   const std::string stamp = time_stamp();
-  const Json generation = parse_json(generation_json(require_task(run.task), run.max_gen_toks));
+  const std::string generation =
+      python_json(parse_json(generation_json(require_task(run.task), run.max_gen_toks)));
+  std::vector<std::string> docs;  // in one line each; every filter has a row with them
+  for (const Sample& s : run.samples)
+    docs.push_back(s.failed || s.doc_json.empty() ? "{}" : python_json(parse_json(s.doc_json)));
   AtomicFile samples(fmt::format("{}/samples_{}_{}.jsonl", folder, run.task, stamp));
   for (std::size_t f = 0; f < run.filters.size(); ++f)
-    for (const Sample& s : run.samples)
-      if (!s.failed && f < s.scores.size()) samples.write(row(run, s, s.scores[f], generation));
+    for (std::size_t i = 0; i < run.samples.size(); ++i)
+      if (const Sample& s = run.samples[i]; !s.failed && f < s.scores.size())
+        samples.write(row(run, s, s.scores[f], docs[i], generation));
   samples.commit();
   // The results last: where they stand, the samples do too.
   run.path = fmt::format("{}/results_{}.json", folder, stamp);
@@ -292,6 +305,9 @@ std::string outcomes_text(const Run& run) {
   out +=
       fmt::format("cut at the token limit {}, empty {}, run on {}, loops {}\n",
                   sum.finish_reasons ? grouped(sum.truncated) : "not told", sum.empty, sum.run_on, sum.loops);
+  if (sum.missing_done > 0)
+    out += fmt::format("{} ended without [DONE]: taken as whole by a finish_reason and HTTP's end\n",
+                       count(sum.missing_done, "stream"));
   for (const FilterSummary& f : sum.filters) {
     out += fmt::format("  {:<17}", f.filter);
     for (std::size_t o = 0; o < kOutcomes; ++o)

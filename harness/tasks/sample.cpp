@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "harness/case.h"
+#include "harness/json.h"
+#include "harness/json_error.h"
 #include "harness/tasks/python_text.h"
 #include "harness/text.h"
+#include "harness/utf8.h"
 
 namespace moecheck::harness {
 namespace {
@@ -79,6 +81,7 @@ std::string to_json(const Sample& s) {
   j["attempts"] = s.attempts;
   j["latency_s"] = s.latency_s;
   j["ttft_s"] = s.ttft_s;
+  if (s.missing_done) j["missing_done"] = true;
   j["error"] = valid_utf8(s.error);
   j["scores"] = Json::array();
   for (const FilterScore& f : s.scores)
@@ -106,6 +109,7 @@ Sample sample_from_json(std::string_view line) {
     s.attempts = j.at("attempts").get<int>();
     s.latency_s = j.at("latency_s").get<double>();
     s.ttft_s = j.at("ttft_s").get<double>();
+    s.missing_done = j.value("missing_done", false);
     s.error = j.at("error").get<std::string>();
     for (const Json& f : j.at("scores"))
       s.scores.push_back({f.at("filter").get<std::string>(), f.at("extracted").get<std::string>(),
@@ -118,7 +122,7 @@ Sample sample_from_json(std::string_view line) {
     s.prompt = j.at("prompt").get<std::string>();
     return s;
   } catch (const nlohmann::json::exception& e) {
-    throw UsageError(fmt::format("this line is no sample: {}", printable(e.what(), 200)));
+    throw UsageError(fmt::format("this line is no sample: {}", json_error(e)));
   }
 }
 
@@ -135,6 +139,7 @@ Summary summarize(const Run& run) {
     if (!s.failed) {
       sum.truncated += s.finish_reason == "length";
       sum.finish_reasons |= !s.finish_reason.empty();
+      sum.missing_done += s.missing_done;
       sum.empty += python_strip(s.completion).empty();
       sum.run_on += task != nullptr && runs_on(s.completion, task->generation.until);
       sum.loops += is_loop(s.completion);

@@ -55,6 +55,7 @@ struct Sample {
   int attempts = 1;
   double latency_s = -1;  // of the last attempt; -1: not known
   double ttft_s = -1;
+  bool missing_done = false;        // the answer is whole, but its stream lacked the closing [DONE]
   std::vector<FilterScore> scores;  // in the order of the task's filters
 };
 
@@ -116,6 +117,7 @@ struct FilterSummary {
 
 struct Summary {
   std::int64_t asked = 0, answered = 0, failed = 0, truncated = 0, empty = 0, run_on = 0, loops = 0;
+  std::int64_t missing_done = 0;  // answers whose stream ended without [DONE]
   // truncated, empty, run_on and loops count every such completion, right ones too
   bool finish_reasons = false;  // whether any is known; lm_eval's own files have none
   std::vector<FilterSummary> filters;

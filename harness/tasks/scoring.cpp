@@ -192,10 +192,14 @@ Score grade(Rule rule, std::string_view completion, std::string_view reference) 
   return s;
 }
 
+std::string_view up_to_stop(std::string_view completion, std::span<const std::string> until) {
+  for (const std::string& stop : until)
+    if (!stop.empty()) completion = completion.substr(0, completion.find(stop));
+  return completion;
+}
+
 bool runs_on(std::string_view completion, std::span<const std::string> until) {
-  return std::any_of(until.begin(), until.end(), [&](const std::string& stop) {
-    return !stop.empty() && completion.find(stop) != completion.npos;
-  });
+  return up_to_stop(completion, until).size() < completion.size();
 }
 
 bool is_loop(std::string_view completion) {

@@ -62,6 +62,8 @@ Score grade(Rule rule, std::string_view completion, std::string_view reference);
 
 // True where the text goes on into another question: one of `until` stands in it, so the server did not stop there.
 bool runs_on(std::string_view completion, std::span<const std::string> until);
+// The text before the first of `until` that stands in it: what a server that honours them sends.
+std::string_view up_to_stop(std::string_view completion, std::span<const std::string> until);
 // True where the end of the text repeats one piece of it at least 4 times over at least 64 bytes: degenerate decoding.
 bool is_loop(std::string_view completion);
 

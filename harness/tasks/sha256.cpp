@@ -47,6 +47,11 @@ void Sha256::add(std::string_view bytes) {
   std::size_t used = length_ % 64;
   length_ += bytes.size();
   while (!bytes.empty()) {
+    if (used == 0 && bytes.size() >= 64) {  // whole blocks need no copy
+      block(reinterpret_cast<const unsigned char*>(bytes.data()));
+      bytes.remove_prefix(64);
+      continue;
+    }
     const std::size_t n = std::min(bytes.size(), 64 - used);
     std::memcpy(buffer_.data() + used, bytes.data(), n);
     bytes.remove_prefix(n);
