@@ -13,7 +13,7 @@ run_tests() {
   local shards=$(($(nproc) * 4))
   seq 0 $((shards - 1)) | GTEST_TOTAL_SHARDS=$shards RC_PARAMS=${RC_PARAMS:-seed=20261122} xargs -P "$(nproc)" -I{} \
     sh -c 'GTEST_SHARD_INDEX={} "$1" --gtest_brief=1 >"$1.shard{}.log" 2>&1; rc=$?
-           if [ $rc = 0 ]; then tail -n 3 "$1.shard{}.log" | grep -E "tests? ran|SKIPPED"; else
+           if [ $rc = 0 ]; then tail -n 3 "$1.shard{}.log" | grep -E " ran\.|SKIPPED"; else
              cat "$1.shard{}.log"; echo "shard {} of '$shards' ended with $rc" >&2; exit 255; fi' run_tests "$PWD/$1"
 }
 
