@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <set>
 #include <thread>
 
@@ -60,6 +61,25 @@ double read_bandwidth(int threads) {
   return sums[0] == part ? best : 0;
 }
 
+double copy_bandwidth(int threads) {
+  constexpr std::size_t kBytes = std::size_t{1} << 29;
+  const std::vector<char> from(kBytes, 1);
+  std::vector<char> to(kBytes, 2);
+  const std::size_t part = kBytes / static_cast<std::size_t>(threads);
+  double best = 0;
+  for (int pass = 0; pass < 5; ++pass) {
+    const auto start = Clock::now();
+    {
+      std::vector<std::jthread> copiers;
+      for (std::size_t t = 0; t < static_cast<std::size_t>(threads); ++t)
+        copiers.emplace_back([&, t] { std::memcpy(to.data() + t * part, from.data() + t * part, part); });
+    }
+    best = std::max(best, 2.0 * static_cast<double>(part) * threads / since(start));
+  }
+  // The copy is looked at, so that no compiler leaves it out.
+  return to[part - 1] == 1 ? best : 0;
+}
+
 BenchResult bench_case(const Case& c, const Implementation& implementation, const BenchOptions& options) {
   const Operator& op = operator_of(c);
   BenchResult r;
@@ -100,6 +120,12 @@ std::vector<std::string> bench_lines() {
   // GLM-4.7 cut over four ranks: the memory-bound decode step.
   for (const int tokens : {1, 2, 4, 8, 16})
     lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 dtype=bf16 tokens={}", tokens));
+  // A long prompt of DeepSeek-V3.2 or GLM-5: keys into the indexer's cache, and out of it. Beside copy bandwidth.
+  for (const char* layout : {"row_major", "preshuffled"}) {
+    lines.push_back(fmt::format("indexer_cache layout={} scale_fmt=ue8m0 tokens=65536", layout));
+    lines.push_back(fmt::format("indexer_cache layout={} tokens=65536 value_op=divide scale_op=divide", layout));
+    lines.push_back(fmt::format("indexer_cache layout={} form=gather tokens=65536 requests=8", layout));
+  }
   return lines;
 }
 

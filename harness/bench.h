@@ -17,7 +17,8 @@ struct BenchResult {
   std::string case_line, implementation;
   double median_seconds = 0, fastest_seconds = 0;
   double reference_seconds = 0;  // of the scalar reference, once; 0 where it was not run
-  double bytes = 0;  // that must be read at least once: inputs, and of expert weights those of routed experts
+  // That must be read at least once: inputs, and of expert weights those of routed experts; or Operator::bytes_moved.
+  double bytes = 0;
   double bandwidth = 0;  // bytes / median_seconds
   std::int64_t tokens = 0, runs = 0;
   std::string verdict;  // of the last timed run's outputs
@@ -25,6 +26,8 @@ struct BenchResult {
 
 // Bytes per second at which `threads` threads read 1 GiB, the best of five passes.
 double read_bandwidth(int threads);
+// Bytes per second, read and written ones together, at which `threads` threads copy 512 MiB, the best of five passes.
+double copy_bandwidth(int threads);
 
 BenchResult bench_case(const Case& c, const Implementation& implementation, const BenchOptions& options);
 

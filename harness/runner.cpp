@@ -134,6 +134,7 @@ class Check {
   // A failure is the implementation's only if the reference passes its own judge.
   void second_opinion(Judgement& j) {
     TensorSet own(op_.outputs(c_));
+    op_.reset_outputs(c_, inputs_, own);
     op_.reference_outputs(c_, inputs_, expected_, own);
     Judgement self;
     op_.judge(c_, inputs_, expected_, own, self);

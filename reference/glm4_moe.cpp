@@ -5,6 +5,7 @@
 
 #include "reference/expert_gemm.h"
 #include "reference/gating_policies.h"
+#include "reference/rope.h"
 
 namespace moecheck::reference {
 namespace {
@@ -89,14 +90,14 @@ Rotation rotation(const Glm4MoeConfig& config, std::int64_t position) {
 }
 
 void rotate(const Rotation& r, DType dtype, Bounded* head) {
-  const std::size_t half = r.cos.size();
-  for (std::size_t i = 0; i < half; ++i) {
-    const Bounded a = head[i], b = head[half + i];
-    const Bounded cos = stored(dtype, r.cos[i]), sin = stored(dtype, r.sin[i]);
-    const auto times = [&](const Bounded& x, const Bounded& y) { return stored(dtype, x * y); };
-    head[i] = stored(dtype, times(a, cos) - times(b, sin));
-    head[half + i] = stored(dtype, times(b, cos) + times(a, sin));
-  }
+  std::vector<Bounded> cos, sin;
+  for (const Bounded& b : r.cos) cos.push_back(stored(dtype, b));
+  for (const Bounded& b : r.sin) sin.push_back(stored(dtype, b));
+  RopeOptions o;
+  o.dim = static_cast<std::int64_t>(2 * cos.size());
+  o.rounding = RopeRounding::kAny;
+  o.dtype = dtype;
+  rope(o, cos.data(), sin.data(), head);
 }
 
 // exp of a number <= 0 that is known within its bound: 4 ulps, as sigmoid's (bounded.h).

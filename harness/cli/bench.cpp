@@ -1,4 +1,4 @@
-// moecheck bench operators: speed, beside the machine's read bandwidth and the scalar reference.
+// moecheck bench operators: speed, beside the machine's read and copy bandwidths and the scalar reference.
 // moecheck bench judging: how many random cases a core generates, runs and judges per second, and what they find.
 // moecheck bench serve: load on a live endpoint, in bench_serve.cpp.
 #include <fmt/format.h>
@@ -29,7 +29,7 @@ std::string time_text(double seconds) {
   return seconds < 1e-3 ? fmt::format("{:.1f} us", seconds * 1e6) : fmt::format("{:.2f} ms", seconds * 1e3);
 }
 
-nlohmann::ordered_json to_json(const BenchResult& r, double bandwidth) {
+nlohmann::ordered_json to_json(const BenchResult& r, double read, double copy) {
   return {{"case", r.case_line},
           {"implementation", r.implementation},
           {"median_seconds", r.median_seconds},
@@ -38,7 +38,8 @@ nlohmann::ordered_json to_json(const BenchResult& r, double bandwidth) {
           {"tokens", r.tokens},
           {"bytes", r.bytes},
           {"bytes_per_second", r.bandwidth},
-          {"fraction_of_read_bandwidth", r.bandwidth / bandwidth},
+          {"fraction_of_read_bandwidth", r.bandwidth / read},
+          {"fraction_of_copy_bandwidth", r.bandwidth / copy},
           {"reference_seconds", r.reference_seconds},
           {"verdict", r.verdict}};
 }
@@ -50,10 +51,11 @@ int bench(const BenchArguments& a) {
   for (const std::string& n : a.implementations) chosen.push_back(&require_implementation(n));
   if (chosen.empty()) chosen.push_back(&require_implementation("cpu"));
   for (const std::string& op : a.operators) (void)require_operator(op);
-  const double bandwidth = read_bandwidth(threads);
-  fmt::print("{}, {}: reads {:.1f} GB/s\n", environment().cpu, count(threads, "thread"), bandwidth * 1e-9);
-  fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9} {:>7} {:>9}  {}\n", "case", "impl", "median", "per token",
-             "GB/s", "of read", "vs ref", "verdict");
+  const double read = read_bandwidth(threads), copy = copy_bandwidth(threads);
+  fmt::print("{}, {}: reads {:.1f} GB/s, copies {:.1f} GB/s (read and written)\n", environment().cpu,
+             count(threads, "thread"), read * 1e-9, copy * 1e-9);
+  fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9} {:>7} {:>7} {:>9}  {}\n", "case", "impl", "median", "per token",
+             "GB/s", "of read", "of copy", "vs ref", "verdict");
   nlohmann::ordered_json results = nlohmann::ordered_json::array();
   bool fine = true, ran = false;
   for (const std::string& line : a.lines.empty() ? bench_lines() : a.lines) {
@@ -68,16 +70,16 @@ int bench(const BenchArguments& a) {
         continue;
       }
       const BenchResult r = bench_case(c, *impl, {threads, a.seconds});
-      fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9.1f} {:>6.0f}% {:>8.1f}x  {}\n", r.case_line,
+      fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9.1f} {:>6.0f}% {:>6.0f}% {:>8.1f}x  {}\n", r.case_line,
                  r.implementation, time_text(r.median_seconds),
                  r.tokens == 0 ? "" : time_text(r.median_seconds / static_cast<double>(r.tokens)),
-                 r.bandwidth * 1e-9, 100 * r.bandwidth / bandwidth, r.reference_seconds / r.median_seconds,
-                 r.verdict);
+                 r.bandwidth * 1e-9, 100 * r.bandwidth / read, 100 * r.bandwidth / copy,
+                 r.reference_seconds / r.median_seconds, r.verdict);
       std::fflush(stdout);
       Verdict v{};
       fine = fine && parse_verdict(r.verdict, v) && !is_failure(v);
       ran = true;
-      results.push_back(to_json(r, bandwidth));
+      results.push_back(to_json(r, read, copy));
     }
   }
   if (!a.json.empty()) {
@@ -88,7 +90,8 @@ int bench(const BenchArguments& a) {
                                         {"compiler", e.compiler},
                                         {"commit", e.commit},
                                         {"threads", threads},
-                                        {"read_bytes_per_second", bandwidth},
+                                        {"read_bytes_per_second", read},
+                                        {"copy_bytes_per_second", copy},
                                         {"results", results}};
     write_file(a.json, all.dump(2) + "\n");
   }
@@ -145,7 +148,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_bench_serve(*bench_verb, action);
   auto a = std::make_shared<BenchArguments>();
   CLI::App* sub = bench_verb->add_subcommand(
-      "operators", "Median time of operators, beside read bandwidth and the reference");
+      "operators", "Median time of operators, beside read and copy bandwidths and the reference");
   sub->add_option("operators", a->operators, "Only these operators")->type_name("OPERATOR");
   sub->add_option("--impl", a->implementations, "Implementation, repeatable (cpu)")
       ->type_name("NAME")

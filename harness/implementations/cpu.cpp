@@ -114,6 +114,9 @@ const std::array kAdapters = {
             [](const Case& c) { return cpu::moe_block_unsupported(moe_block_options(c), weight_dtype(c)); },
             run_moe_block},
     CpuAdapter{"attention", nothing_unsupported, run_attention},
+    adapters::MOECHECK_OPTIMIZED::kMqaLogits,
+    adapters::MOECHECK_OPTIMIZED::kIndexerCache,
+    adapters::MOECHECK_OPTIMIZED::kMlaPrepare,
 };
 
 const CpuAdapter* adapter_of(const Case& c) {

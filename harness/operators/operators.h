@@ -11,5 +11,8 @@ const Operator& moe_align_operator();
 const Operator& experts_operator();
 const Operator& moe_block_operator();
 const Operator& attention_operator();
+const Operator& mqa_logits_operator();
+const Operator& indexer_cache_operator();
+const Operator& mla_prepare_operator();
 
 }  // namespace moecheck::harness

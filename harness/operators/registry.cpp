@@ -12,7 +12,8 @@ std::string_view name(Suite suite) {
   return kNames[static_cast<std::size_t>(suite)];
 }
 
-void Operator::reset_outputs(const Case& c, const TensorSet& inputs, TensorSet& outputs, std::uint8_t poison) const {
+void Operator::reset_outputs(const Case& c, const TensorSet& inputs, TensorSet& outputs,
+                             std::uint8_t poison) const {
   outputs.fill(poison);
   for (const TensorSpec& spec : this->outputs(c))
     if (spec.in_place) {
@@ -22,10 +23,11 @@ void Operator::reset_outputs(const Case& c, const TensorSet& inputs, TensorSet& 
 }
 
 std::span<const Operator* const> operators() {
-  static const std::array<const Operator*, 7> all = {&gating_operator(),         &routed_scaling_operator(),
-                                                     &shared_experts_operator(), &moe_align_operator(),
-                                                     &experts_operator(),        &moe_block_operator(),
-                                                     &attention_operator()};
+  static const std::array<const Operator*, 10> all = {&gating_operator(),         &routed_scaling_operator(),
+                                                      &shared_experts_operator(), &moe_align_operator(),
+                                                      &experts_operator(),        &moe_block_operator(),
+                                                      &attention_operator(),      &indexer_cache_operator(),
+                                                      &mqa_logits_operator(),     &mla_prepare_operator()};
   return all;
 }
 
