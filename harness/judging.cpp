@@ -18,6 +18,15 @@ double since(Clock::time_point start) { return std::chrono::duration<double>(Clo
 constexpr std::int64_t kCasesPerChunk = 2000;
 constexpr std::size_t kListedFailures = 100;
 
+// The tensors of `specs`: those given, where they fit. Shapes may depend on the seed.
+void fit(TensorSet& tensors, const std::vector<TensorSpec>& specs) {
+  const bool same = std::equal(specs.begin(), specs.end(), tensors.tensors().begin(), tensors.tensors().end(),
+                               [](const TensorSpec& s, const Tensor& t) {
+                                 return s.name == t.name() && s.dtype == t.dtype() && s.shape == t.shape();
+                               });
+  if (!same) tensors = TensorSet(specs);
+}
+
 // Seeds [begin, end) of one case.
 nlohmann::json judge_chunk(Case c, const Implementation& implementation, std::uint64_t begin,
                            std::uint64_t end) {
@@ -25,8 +34,10 @@ nlohmann::json judge_chunk(Case c, const Implementation& implementation, std::ui
   const auto start = Clock::now();
   std::int64_t failed = 0, undecided = 0;
   std::vector<std::string> failures;
-  TensorSet inputs(op.inputs(c)), outputs(op.outputs(c));
+  TensorSet inputs, outputs;
   for (c.seed = begin; c.seed < end; ++c.seed) {
+    fit(inputs, op.inputs(c));
+    fit(outputs, op.outputs(c));
     op.generate(c, inputs);
     op.reset_outputs(c, inputs, outputs);
     implementation.run(c, inputs, outputs, {});
@@ -56,8 +67,9 @@ JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& i
     std::size_t which;
     std::uint64_t begin, end;
   };
-  const auto repeats =
-      static_cast<std::uint64_t>((options.rows + rows_of_all - 1) / std::max<std::int64_t>(1, rows_of_all));
+  const std::int64_t wanted = options.cases > 0 ? options.cases : options.rows,
+                     each = options.cases > 0 ? static_cast<std::int64_t>(cases.size()) : rows_of_all;
+  const auto repeats = static_cast<std::uint64_t>((wanted + each - 1) / std::max<std::int64_t>(1, each));
   std::vector<Chunk> chunks;
   for (std::uint64_t at = 0; at < repeats; at += kCasesPerChunk)
     for (std::size_t i = 0; i < cases.size(); ++i)
@@ -87,6 +99,12 @@ JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& i
   run_in_workers(chunks.size(), {options.jobs, 3600}, callbacks);
   result.seconds = since(start);
   return result;
+}
+
+std::vector<Case> judging_cases(const Operator& op, const Implementation& implementation) {
+  std::vector<Case> cases = op.cases(Suite::kQuick);
+  std::erase_if(cases, [&](const Case& c) { return implementation.unsupported(c).has_value(); });
+  return cases;
 }
 
 std::vector<Case> judging_cases() {

@@ -5,11 +5,13 @@
 #include <vector>
 
 #include "harness/implementation.h"
+#include "harness/operator.h"
 
 namespace moecheck::harness {
 
 struct JudgingOptions {
-  std::int64_t rows = 1'000'000;  // tokens in all, shared evenly by the cases
+  std::int64_t rows = 1'000'000;  // tokens in all, shared evenly by the lines
+  std::int64_t cases = 0;         // cases in all, instead of rows; 0: as rows says
   std::uint64_t first_seed = 1;   // case i of a line has seed first_seed + i
   int jobs = 1;
 };
@@ -26,6 +28,8 @@ struct JudgingResult {
 JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& implementation,
                          const JudgingOptions& options);
 
+// The quick suite's cases of one operator that `implementation` supports, for other seeds.
+std::vector<Case> judging_cases(const Operator& op, const Implementation& implementation);
 // One 4-token case of every gating policy and dtype it accepts.
 std::vector<Case> judging_cases();
 

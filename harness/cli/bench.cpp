@@ -100,15 +100,17 @@ int bench(const BenchArguments& a) {
 
 struct JudgingArguments {
   std::string implementation = "cpu";
-  std::vector<std::string> lines;
-  JudgingOptions options{1'000'000, 1, 0};
+  std::vector<std::string> lines, operators;
+  JudgingOptions options{1'000'000, 0, 1, 0};
 };
 
 int bench_judging(const JudgingArguments& a) {
   const Implementation& impl = require_implementation(a.implementation);
   std::vector<Case> cases;
   for (const std::string& line : a.lines) cases.push_back(require_case(line));
-  if (cases.empty())
+  for (const std::string& name : a.operators)
+    for (Case& c : judging_cases(require_operator(name), impl)) cases.push_back(std::move(c));
+  if (a.lines.empty() && a.operators.empty())
     for (Case& c : judging_cases())
       if (!impl.unsupported(c)) cases.push_back(std::move(c));
   JudgingOptions options = a.options;
@@ -131,6 +133,9 @@ void add_judging(CLI::App& bench_verb, Action& action) {
   sub->add_option("--case", a->lines, "A case line, repeatable; the seed runs (every gating policy)")
       ->type_name("LINE")
       ->take_all();
+  sub->add_option("operators", a->operators, "The quick suite of these operators, with other seeds")
+      ->type_name("OPERATOR");
+  sub->add_option("--cases", a->options.cases, "Cases in all, instead of --rows")->check(CLI::PositiveNumber);
   sub->add_option("--rows", a->options.rows, "Tokens in all")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
