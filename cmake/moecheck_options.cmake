@@ -55,3 +55,5 @@ find_program(MOLD mold)
 if(MOLD AND NOT MOECHECK_SANITIZE)
   add_link_options(-fuse-ld=mold)
 endif()
+
+include(moecheck_gpu_languages)

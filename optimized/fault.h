@@ -23,6 +23,7 @@ enum class Fault : std::uint16_t {
   kNone,
 #define MOECHECK_FAULT(id, name, op, class_, what, upstream) id,
 #include "optimized/faults.def"
+#include "optimized/gpu/faults.def"
 #undef MOECHECK_FAULT
 };
 
@@ -32,6 +33,8 @@ struct FaultInfo {
 };
 
 std::span<const FaultInfo> faults();
+// Those in GPU kernels: implementation "gpu-host!NAME".
+std::span<const FaultInfo> gpu_faults();
 
 #ifdef MOECHECK_FAULTS
 // Chooses the fault of this process; kNone for none. Not while a kernel runs.

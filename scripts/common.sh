@@ -27,6 +27,7 @@ libcli11-dev: the command line
 libhwy-dev: SIMD of the optimized versions
 libcurl4-openssl-dev: the HTTP client of eval and bench serve
 libboost-dev: the HTTP server of serve (Asio and Beast, headers alone)
+libboost-context-dev: the host executor of GPU kernels: a fiber per GPU thread
 "
 TEST_PACKAGES="
 libgtest-dev: unit tests

@@ -21,6 +21,8 @@ run_tests() {
 run_threads() {
   say "quick suite (tsan)"
   setarch "$(uname -m)" -R build/tsan/moecheck check --suite quick --threads 3 --no-shrink
+  say "GPU kernels on the host executor (tsan): only barriers order threads, so a missing one is a race"
+  setarch "$(uname -m)" -R build/tsan/moecheck check gating --suite quick --impl gpu-host:w64:reverse --no-shrink
   say "serve and eval (tsan)"
   local results=build/tsan/eval
   rm -rf $results

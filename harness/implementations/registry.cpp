@@ -1,10 +1,12 @@
 // The implementations there are: the CPU versions, the reference itself, and the planted faults.
 #include <array>
 #include <map>
+#include <mutex>
 #include <string>
 
 #include "harness/implementations/cpu.h"
 #include "harness/implementations/faults.h"
+#include "harness/implementations/gpu_host.h"
 #include "harness/operator.h"
 
 namespace moecheck::harness {
@@ -37,6 +39,17 @@ const std::map<std::string, std::unique_ptr<Implementation>, std::less<>>& fault
   return all;
 }
 
+// The GPU kernels on the host executor, whose names spell out a schedule: made when asked for.
+const Implementation* find_gpu_host(std::string_view name) {
+  static std::mutex mutex;
+  static std::map<std::string, std::unique_ptr<Implementation>, std::less<>> made;
+  const std::scoped_lock lock(mutex);
+  if (const auto known = made.find(name); known != made.end()) return known->second.get();
+  std::unique_ptr<Implementation> impl = make_gpu_host(name);
+  if (!impl) impl = make_faulty_gpu_host(name);
+  return impl ? made.emplace(std::string(name), std::move(impl)).first->second.get() : nullptr;
+}
+
 }  // namespace
 
 std::span<const Implementation* const> implementations() {
@@ -49,6 +62,7 @@ std::span<const Implementation* const> implementations() {
 const Implementation* find_implementation(std::string_view name) {
   for (const Implementation* impl : implementations())
     if (impl->name() == name) return impl;
+  if (name.starts_with("gpu-host")) return find_gpu_host(name);
   const auto fault = faulty().find(name);
   return fault == faulty().end() ? nullptr : fault->second.get();
 }

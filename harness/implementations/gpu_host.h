@@ -1,0 +1,22 @@
+#pragma once
+// The GPU kernels on the host executor (optimized/gpu/host/executor.h) as implementations:
+//   gpu-host                  waves of 32, threads and blocks forward
+//   gpu-host:w64:reverse      any of w32 w64, then any of forward reverse seedN (N a number): the schedule is part of the name, so
+//                             that the line that repeats a failure repeats it too
+//   gpu-host!NAME             with a planted fault; also gpu-host:w64:seed7!NAME
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "harness/implementation.h"
+#include "harness/implementations/faults.h"
+
+namespace moecheck::harness {
+
+// nullptr when `name` is none of the above; UsageError when it begins like one and its schedule is unknown.
+std::unique_ptr<Implementation> make_gpu_host(std::string_view name);
+std::unique_ptr<Implementation> make_faulty_gpu_host(std::string_view name);
+
+std::span<const PlantedFault> planted_gpu_faults();
+
+}  // namespace moecheck::harness

@@ -1,0 +1,214 @@
+#pragma once
+// Gating on GPUs: a wave per row. The operator is specified in reference/gating.h.
+//
+// Two kernels. The plain one serves what models ask for: f32 arithmetic, ties to the lower index, the bias on the choice scores,
+// groups that are whole lanes. It lives in registers: no shared memory, no barrier, two wave reductions per selected expert. The
+// general one serves every policy; it stages the bias and the groups in shared memory.
+// V experts a lane; a specialization is (W, V, kernel, groups). They register themselves (specializations.h).
+#include <array>
+#include <string>
+
+#include "optimized/gpu/gating.h"
+#include "optimized/gpu/gating_weights.cuh"
+#include "optimized/gpu/specializations.h"
+
+namespace moecheck::MOECHECK_OPTIMIZED::gating_kernels {
+
+inline constexpr int kWavesPerBlock = 4;
+
+enum class Groups : std::uint8_t { kNone, kInLanes };
+
+template <int W, int V, Groups kGroups>
+GPU_KERNEL void GPU_LAUNCH_BOUNDS(kWavesPerBlock* W) gating_plain(const GatingArgs a) {
+  using L = Layout<W, V>;
+  const std::int64_t row =
+      static_cast<std::int64_t>(block_x()) * (block_dim_x() / W) + static_cast<unsigned>(wave_in_block<W>());
+  if (row >= a.tokens && !GPU_FAULT(kGpuTailRows)) return;  // the whole wave
+  if (row >= a.first_padded) return write_padding<W>(a, row);
+  if (GPU_FAULT(kGpuTailLanesLeave) && L::expert(0) >= a.experts) return;
+  float c[V];
+  load_numbers<W, V>(a.logits_dtype, a.router_logits, row * a.columns, a.experts, a.vectors, -infinity(), c);
+  GPU_UNROLL for (int i = 0; i < V; ++i) c[i] = finite_by_rule(NonFinite::kUndefined, c[i]);
+  Softmax softmax;
+  if (a.scoring == Scoring::kSoftmax) softmax = softmax_of<W, V>(c);
+  GPU_UNROLL for (int i = 0; i < V; ++i) c[i] = score_of(a.scoring, c[i], softmax);
+  if (a.bias_on_choice) {
+    float b[V];
+    load_numbers<W, V>(a.bias_dtype, a.bias, 0, a.experts, a.vectors, 0.0F, b);
+    GPU_UNROLL for (int i = 0; i < V; ++i) c[i] +=
+        a.bias_as_logits ? round_dtype(a.logits_dtype, b[i]) : b[i];
+  }
+  const int experts = GPU_FAULT(kGpuTileBound) ? a.experts + 1 : a.experts;
+  std::uint32_t selected_groups = ~0u;
+  if constexpr (kGroups == Groups::kInLanes) {
+    GPU_UNROLL for (int i = 0; i < V; ++i) c[i] = L::expert(i) < a.experts ? c[i] : -infinity();
+    selected_groups = select_groups_in_lanes<W, V>(a, c);
+  }
+  std::uint32_t key[V];
+  GPU_UNROLL for (int i = 0; i < V; ++i) {
+    const int e = L::expert(i);
+    key[i] = e < experts ? order_key(c[i]) : kKeyTaken;
+    if constexpr (kGroups == Groups::kInLanes)
+      if (e < a.experts && !(selected_groups >> (e >> a.group_shift) & 1))
+        key[i] = a.masked_is_zero ? kKeyOfZero : kKeyMasked;
+  }
+  const int id = select_experts<W, V, true>(a, key);
+  const bool allowed = kGroups == Groups::kNone || id < 0 || (selected_groups >> (id >> a.group_shift) & 1);
+  write_row<W>(a, row, id, allowed, softmax);
+}
+
+template <int W, int V>
+GPU_KERNEL void GPU_LAUNCH_BOUNDS(kWavesPerBlock* W) gating_general(const GatingArgs a) {
+  using L = Layout<W, V>;
+  GPU_SHARED(float, bias, W* V);
+  GPU_SHARED(float, choice, kWavesPerBlock* W* V);
+  GPU_SHARED(float, group_score, kWavesPerBlock* W* V);
+  GPU_SHARED(std::uint8_t, group_allowed, kWavesPerBlock * W * V);
+  const int wave = wave_in_block<W>(), mine = wave * W * V;
+  const GroupScratch scratch{choice + mine, group_score + mine, group_allowed + mine};
+  if (a.bias != nullptr)
+    for (int e = static_cast<int>(thread_in_block()); e < a.experts; e += static_cast<int>(block_dim_x()))
+      bias[e] = bias_of(a, e);
+  if (!GPU_FAULT(kGpuMissingBlockBarrier)) block_barrier();
+  const std::int64_t row =
+      static_cast<std::int64_t>(block_x()) * (block_dim_x() / W) + static_cast<unsigned>(wave);
+  if (row >= a.tokens && !GPU_FAULT(kGpuTailRows)) return;  // the whole wave; no block barrier follows
+  if (row >= a.first_padded) return write_padding<W>(a, row);
+
+  float x[V];
+  bool nan[V];
+  load_numbers<W, V>(a.logits_dtype, a.router_logits, row * a.columns, a.experts, a.vectors, -infinity(), x);
+  GPU_UNROLL for (int i = 0; i < V; ++i) {
+    const int e = L::expert(i);
+    if (a.bias_on_logits && e < a.experts) x[i] += bias[e];
+    nan[i] = is_nan(x[i]);
+    if (e < a.experts) x[i] = finite_by_rule(a.non_finite, x[i]);
+  }
+  Softmax softmax;
+  if (a.scoring == Scoring::kSoftmax) softmax = softmax_of<W, V>(x);
+  float c[V];
+  GPU_UNROLL for (int i = 0; i < V; ++i) {
+    const int e = L::expert(i);
+    c[i] = round_dtype(a.score_dtype, score_of(a.scoring, x[i], softmax));
+    if (a.bias_on_choice && e < a.experts) c[i] = round_dtype(a.choice_dtype, c[i] + bias[e]);
+    if (a.non_finite == NonFinite::kLowest && nan[i]) c[i] = -infinity();
+  }
+  if (a.groups > 1) select_groups_in_memory<W, V>(a, c, scratch);
+  std::uint32_t key[V];
+  GPU_UNROLL for (int i = 0; i < V; ++i) {
+    const int e = L::expert(i);
+    key[i] = e >= a.experts                                 ? kKeyTaken
+             : a.non_finite == NonFinite::kLowest && nan[i] ? kKeyOfNaN
+                                                            : order_key(c[i]);
+    if (e < a.experts && a.groups > 1 && !scratch.allowed[e / a.group_size])
+      key[i] = a.masked_is_zero ? kKeyOfZero : kKeyMasked;
+  }
+  const int id = select_experts<W, V, false>(a, key);
+  const bool allowed = a.groups == 1 || id < 0 || scratch.allowed[id / a.group_size];
+  write_row<W>(a, row, id, allowed, softmax);
+}
+
+// ---- which kernel
+
+using Kernel = void (*)(GatingArgs);
+
+struct Choice {
+  int experts;  // at most
+  Kernel kernel;
+  Specialization* specialization;
+};
+
+template <int W>
+Specialization* registered(const char* kernel, int v) {
+  return &register_specialization("gating", std::string(GPU_BACKEND_NAME) + " wave " + std::to_string(W) +
+                                                " " + kernel + " " + std::to_string(v) + " experts a lane");
+}
+template <int W, int V, Groups kGroups>
+Choice plain() {
+  return {W * V, gating_plain<W, V, kGroups>,
+          registered<W>(kGroups == Groups::kNone ? "plain" : "plain grouped", V)};
+}
+template <int W, int V>
+Choice general() {
+  return {W * V, gating_general<W, V>, registered<W>("general", V)};
+}
+
+// What one lane of 32 holds, half of it fits one of 64; in ascending order.
+template <int W>
+const std::array<Choice, 8>& plain_choices() {
+  constexpr int k = 64 / W;  // of W 32 twice that of W 64
+  static const std::array<Choice, 8> all = {plain < W,
+                                            k / 2 ? k / 2 : 1,
+                                            Groups::kNone > (),
+                                            plain<W, 1 * k, Groups::kNone>(),
+                                            plain<W, 2 * k, Groups::kNone>(),
+                                            plain < W,
+                                            k == 2 ? 5 : 3,
+                                            Groups::kNone > (),
+                                            plain<W, 4 * k, Groups::kNone>(),
+                                            plain<W, 6 * k, Groups::kNone>(),
+                                            plain<W, 8 * k, Groups::kNone>(),
+                                            plain<W, 16 * k, Groups::kNone>()};
+  return all;
+}
+template <int W>
+const std::array<Choice, 3>& grouped_choices() {
+  static const std::array<Choice, 3> all = {plain<W, 4, Groups::kInLanes>(), plain<W, 8, Groups::kInLanes>(),
+                                            plain<W, 16, Groups::kInLanes>()};
+  return all;
+}
+template <int W>
+const std::array<Choice, 4>& general_choices() {
+  constexpr int k = 64 / W;
+  static const std::array<Choice, 4> all = {general<W, 2 * k>(), general<W, 4 * k>(), general<W, 8 * k>(),
+                                            general<W, 16 * k>()};
+  return all;
+}
+
+// Why the plain kernel does not serve this, or nullptr.
+template <int W>
+const char* not_plain(const GatingArgs& a) {
+  using reference::DType;
+  if (a.score_dtype != DType::kF32 || a.choice_dtype != DType::kF32)
+    return "scores are rounded to a narrow dtype";
+  if (a.bias_on_logits) return "the bias is added to the logits";
+  if (a.expert_tie != Tie::kLow && a.expert_tie != Tie::kAny)
+    return "ties of experts do not go to the lower id";
+  if (a.non_finite == NonFinite::kLowest || a.non_finite == NonFinite::kLogitZero)
+    return "NaN logits have a rule of their own";
+  if (a.groups == 1) return nullptr;
+  const int lanes = a.group_size / 4;
+  if (a.group_size % 4 != 0 || (lanes & (lanes - 1)) != 0 || lanes > W)
+    return "a group is not a power of two of lanes";
+  if (a.groups > 32) return "more than 32 groups";
+  if (a.experts > 16 * W) return "grouped experts need more than 16 a lane";
+  return nullptr;
+}
+
+template <std::size_t N>
+const Choice& smallest(const std::array<Choice, N>& all, int experts) {
+  for (const Choice& c : all)
+    if (c.experts >= experts) return c;
+  return all.back();
+}
+
+template <int W>
+void launch_gating(const GatingArgs& a, void* stream) {
+  if (a.tokens == 0) return;
+  const char* reason = not_plain<W>(a);
+  if (reason != nullptr) note_fallback("gating", reason);
+  const Choice& choice = reason != nullptr ? smallest(general_choices<W>(), a.experts)
+                         : a.groups > 1    ? smallest(grouped_choices<W>(), a.experts)
+                                           : smallest(plain_choices<W>(), a.experts);
+  ++choice.specialization->executed;
+  // Few rows: a wave a block, so that they spread over the device. The general kernel shares its bias among four.
+  const int waves = reason == nullptr && a.tokens <= 512 ? 1 : kWavesPerBlock;
+  launch(choice.kernel,
+         {.grid = static_cast<unsigned>((a.tokens + waves - 1) / waves),
+          .block = static_cast<unsigned>(waves * W),
+          .stream = stream,
+          .wave = W},
+         a);
+}
+
+}  // namespace moecheck::MOECHECK_OPTIMIZED::gating_kernels

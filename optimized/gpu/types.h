@@ -1,0 +1,43 @@
+#pragma once
+// What host and device code of every backend share.
+#include <cstddef>
+#include <cstdint>
+
+namespace moecheck::gpu {
+
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr Dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+  constexpr std::uint64_t count() const { return std::uint64_t{x} * y * z; }
+};
+
+// How a kernel is launched. `stream`: cudaStream_t or hipStream_t; the host executor runs everything at once and takes none.
+struct LaunchConfig {
+  Dim3 grid = 1, block = 1;
+  std::size_t dynamic_shared = 0;  // bytes
+  void* stream = nullptr;
+  bool all_resident = false;  // a cooperative launch: blocks may wait for each other
+  int wave = 0;               // the wave width the kernel was compiled for, checked by the host executor
+};
+
+// 16 bytes, as one load or store moves them.
+struct alignas(16) Bytes16 {
+  std::uint32_t word[4];
+};
+
+// One bit per lane.
+template <int W>
+struct LaneMaskOf {
+  using type = std::uint32_t;
+};
+template <>
+struct LaneMaskOf<64> {
+  using type = std::uint64_t;
+};
+template <int W>
+using LaneMask = typename LaneMaskOf<W>::type;
+
+template <int W>
+constexpr LaneMask<W> kAllLanes = static_cast<LaneMask<W>>(~LaneMask<W>{0});
+
+}  // namespace moecheck::gpu
