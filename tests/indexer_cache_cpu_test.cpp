@@ -156,6 +156,32 @@ TEST(IndexerCacheCpu, DuplicateSlotsDoNotDependOnThreads) {
   }
 }
 
+// Long prompts are stored past the caches where lines are whole; blocks that begin anywhere, and tokens alone, are not.
+TEST(IndexerCacheCpu, LongPromptsGiveTheReferencesBytes) {
+  constexpr std::int64_t kTokens = 16500;
+  std::vector<std::uint16_t> k(kTokens * 128);
+  for (std::size_t i = 0; i < k.size(); ++i)
+    k[i] = static_cast<std::uint16_t>(0x3E00 + i * 40503 % 0x0180 + (i * 7 % 2 << 15));
+  for (const CacheOrder order : {CacheOrder::kRowMajor, CacheOrder::kPreshuffled})
+    for (const std::int64_t pad : {0, 4}) {
+      CacheLayout l = layout_of(order, 64);
+      if (pad > 0) l.block_stride = l.block_bytes() + pad;
+      std::vector<std::int64_t> slots(kTokens);
+      for (std::size_t t = 0; t < slots.size(); ++t) {
+        const auto i = static_cast<std::int64_t>(t), block = i / 64;
+        slots[t] = i % 1000 == 7 ? -1 : (block ^ 5) * 64 + (block % 16 == 3 ? i % 64 * 5 % 64 : i % 64);
+      }
+      const ConstView keys{k.data(), DType::kBF16, Shape(kTokens, 128)},
+          mapping{slots.data(), DType::kI64, Shape(kTokens)};
+      IndexerQuant quant;
+      quant.ue8m0 = true;
+      Pool want(l, kTokens / 64 + 8), got(l, kTokens / 64 + 8);
+      reference::indexer_k_quant_and_cache(quant, l, keys, 128, mapping, kTokens, want.bytes.data());
+      indexer_k_quant_and_cache(quant, l, keys, 128, mapping, kTokens, got.view(), {3});
+      EXPECT_TRUE(want.bytes == got.bytes) << reference::name(order) << " pad " << pad;
+    }
+}
+
 // ---- Offsets past 2^32: blocks a GiB apart, of which a few pages are touched
 
 class SparsePool {

@@ -68,6 +68,8 @@ struct IndexerCacheExpected final : Expected {
   std::vector<std::uint8_t> dst_k, dst_scale;  // form=gather
 };
 
+// Why no implementation can run the case, with the remedy.
+std::optional<std::string> indexer_cache_refusal(const Case& c);
 void generate_indexer_cache(const Case& c, TensorSet& inputs);
 std::optional<std::string> bad_indexer_input(const Case& c, const TensorSet& inputs);
 void judge_indexer_cache(const Case& c, const TensorSet& inputs, const IndexerCacheExpected& expected,

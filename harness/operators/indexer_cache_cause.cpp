@@ -302,7 +302,8 @@ std::int64_t misread(const Reading& r, const Case& c, const TensorSet& inputs, c
         continue;
       }
       const std::int64_t base =
-          (id * l.stride() & static_cast<std::int64_t>((std::uint64_t{1} << r.wrap_bits) - 1)) / r.align * r.align;
+          (id * l.stride() & static_cast<std::int64_t>((std::uint64_t{1} << r.wrap_bits) - 1)) / r.align *
+          r.align;
       for (std::int64_t i = 0; i < l.head_dim; ++i) row[at(i)] = from[base + l.value_offset(token, i)];
       const std::uint8_t* scale =
           from + base +

@@ -1,5 +1,9 @@
 #include "optimized/cpu/indexer_cache.h"
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
@@ -54,11 +58,30 @@ void copy_runs(std::uint8_t* to, std::int64_t to_step, const std::uint8_t* from,
     std::memcpy(to + i * to_step, from + i * from_step, CacheLayout::kTile);
 }
 
+// The same past the caches: whole lines of what is more than they hold, and is not read again soon, need not be fetched first.
+// `to` is a multiple of 64, and so is what is written.
+void stream_runs(std::uint8_t* to, const std::uint8_t* from, std::int64_t from_step, std::int64_t runs) {
+#ifdef __SSE2__
+  for (std::int64_t i = 0; i < runs; ++i)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + i * CacheLayout::kTile),
+                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * from_step)));
+#else
+  copy_runs<0>(to, CacheLayout::kTile, from, from_step, runs);
+#endif
+}
+
+void end_streams() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
+
 // ---- Writing
 
 struct Writer {
   static constexpr std::int64_t kRows = CacheLayout::kTile;  // at once, at most
   static constexpr std::int64_t kLine = 64;                  // bytes
+  static constexpr std::int64_t kLarge = 2 << 20;            // bytes of codes: more than a core's own caches
 
   const IndexerQuant& quant;
   const Places places;
@@ -67,6 +90,7 @@ struct Writer {
   std::uint8_t* cache;
   QuantizeRows quantize;
   std::int64_t parts;
+  bool large = tokens * places.layout.head_dim >= kLarge;
 
   std::int64_t slot(std::int64_t t) const {
     const std::int64_t s = load_id(slot_mapping, t);
@@ -78,7 +102,9 @@ struct Writer {
 
   void check() const {
     const std::int64_t slots = blocks * places.layout.block_size;
-    for (std::int64_t t = 0; t < tokens; ++t)
+    std::int64_t most = -1;
+    for (std::int64_t t = 0; t < tokens; ++t) most = std::max(most, slot(t));
+    for (std::int64_t t = 0; most >= slots && t < tokens; ++t)
       if (slot(t) >= slots)
         refuse("slot_mapping[" + std::to_string(t) + "] = " + std::to_string(slot(t)) +
                " lies past the cache's " + std::to_string(slots) + " slots");
@@ -96,25 +122,11 @@ struct Writer {
     std::int64_t slots[kRows];
   };
 
-  // The first tokens of this part from t on; none: n = 0. Their rows and places are on the way into the cache afterwards.
+  // The first tokens of this part from t on; none: n = 0.
   void find(std::int64_t t, std::int64_t part, std::int64_t most, Batch& b) const {
     while (t < tokens && !mine(slot(t), part)) ++t;
     b.t = t, b.n = 0;
     while (b.n < most && t + b.n < tokens && mine(b.slots[b.n] = slot(t + b.n), part)) ++b.n;
-    const std::int64_t width = row_stride * reference::size_bytes(k.dtype);
-    const char* rows = static_cast<const char*>(k.data) + t * width;
-    for (std::int64_t i = 0; i < b.n * width; i += kLine) __builtin_prefetch(rows + i);
-    const CacheLayout& l = places.layout;
-    const std::int64_t step = places.rows_adjoin ? kLine : places.step;
-    for (std::int64_t i = 0; i < b.n; ++i) {
-      const std::int64_t token = b.slots[i] % l.block_size;
-      // Four tokens of a tile share its lines.
-      if (i > 0 && !places.rows_adjoin && token % (kLine / CacheLayout::kTile) != 0) continue;
-      const std::uint8_t* values = cache + places.block(b.slots[i] / l.block_size) + l.value_offset(token, 0);
-      for (std::int64_t c = 0; c < l.head_dim;
-           c += places.rows_adjoin ? kLine : CacheLayout::kTile, values += step)
-        __builtin_prefetch(values, 1);
-    }
   }
 
   void write(std::int64_t part) const {
@@ -123,9 +135,8 @@ struct Writer {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(most * l.head_dim));
     std::vector<float> scales(static_cast<std::size_t>(most * l.scales()));
     const std::int64_t stride = fault(Fault::kIndexerKStrideIgnored) ? l.head_dim : row_stride;
-    Batch batch, next;
-    for (find(0, part, most, batch); batch.n > 0; batch = next) {
-      find(batch.t + batch.n, part, most, next);
+    Batch batch;
+    for (find(0, part, most, batch); batch.n > 0; find(batch.t + batch.n, part, most, batch)) {
       quantize(quant, l.quant_block, {k, batch.t * stride, stride, batch.n, l.head_dim}, codes.data(),
                scales.data());
       for (std::int64_t i = 0; i < batch.n;)
@@ -133,6 +144,7 @@ struct Writer {
       if (fault(Fault::kIndexerThreadsLoseScale) && parts > 1 && batch.t + batch.n == tokens)
         std::memset(scale_of(batch.slots[batch.n - 1]), 0, 1);
     }
+    end_streams();
   }
 
   std::uint8_t* scale_of(std::int64_t s) const {
@@ -150,19 +162,32 @@ struct Writer {
     if (fault(Fault::kIndexerPagesHalved)) token %= (l.block_size + 1) / 2, n = 1;
     std::uint8_t* block = cache + places.block(slots[0] / l.block_size);
     std::uint8_t* values = block + l.value_offset(token, 0);
-    if (places.rows_adjoin) {
-      std::memcpy(values, codes, static_cast<std::size_t>(n * l.head_dim));
-    } else {
-      for (std::int64_t i = 0; i < places.runs; ++i)
-        copy_runs<0>(values + i * places.step, CacheLayout::kTile, codes + i * CacheLayout::kTile, l.head_dim,
-                     n);
-    }
+    put_values(values, n, codes);
     if (fault(Fault::kIndexerScaleInterleaved)) n = 1;
     std::memcpy(block + places.scale(token), scales, static_cast<std::size_t>(n * places.scale_bytes));
     if (fault(Fault::kIndexerClearsPadding) && l.stride() > l.block_bytes()) block[l.block_bytes()] = 0;
     if (fault(Fault::kIndexerClearsNeighbour) && token + n < l.block_size)
       std::memset(block + l.value_offset(token + n, 0), 0, 4);
     return n;
+  }
+
+  void put_values(std::uint8_t* to, std::int64_t rows, const std::uint8_t* codes) const {
+    const std::int64_t dim = places.layout.head_dim,
+                       bytes = rows * (places.rows_adjoin ? dim : CacheLayout::kTile);
+    const bool lines = large && bytes % kLine == 0 && reinterpret_cast<std::uintptr_t>(to) % kLine == 0;
+    if (places.rows_adjoin) {
+      if (lines)
+        stream_runs(to, codes, CacheLayout::kTile, bytes / CacheLayout::kTile);
+      else
+        std::memcpy(to, codes, static_cast<std::size_t>(bytes));
+      return;
+    }
+    for (std::int64_t i = 0; i < places.runs; ++i, to += places.step, codes += CacheLayout::kTile) {
+      if (lines)
+        stream_runs(to, codes, dim, rows);
+      else
+        copy_runs<0>(to, CacheLayout::kTile, codes, dim, rows);
+    }
   }
 };
 
@@ -220,11 +245,13 @@ struct Gatherer {
     if (places.rows_adjoin) {
       std::memcpy(to, values, static_cast<std::size_t>(n * l.head_dim));
     } else {
-      for (std::int64_t row = 0; row < n; ++row) {
+      // 128 channels are what there is.
+      const auto copy_row = places.runs == 8 ? copy_runs<8> : copy_runs<0>;
+      for (std::int64_t row = 0; row < n;) {
         const std::uint8_t* from = cache + base + l.value_offset(token + row, 0);
-        // 128 channels are what there is.
-        const auto copy_row = places.runs == 8 ? copy_runs<8> : copy_runs<0>;
-        copy_row(to + row * l.head_dim, CacheLayout::kTile, from, places.step, places.runs);
+        const std::int64_t end = std::min(n, row + CacheLayout::kTile - (token + row) % CacheLayout::kTile);
+        for (; row < end; ++row, from += CacheLayout::kTile)
+          copy_row(to + row * l.head_dim, CacheLayout::kTile, from, places.step, places.runs);
       }
     }
     std::uint8_t* scale = dst_scale + t * places.scale_bytes;

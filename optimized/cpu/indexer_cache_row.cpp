@@ -105,27 +105,30 @@ HWY_INLINE float amax_of(const typename Stored::Lane* k, std::int64_t n) {
   return hn::GetLane(hn::MaxOfLanes(d, amax));
 }
 
-HWY_INLINE float scale_of(const reference::IndexerQuant& q, float amax) {
-  if (fault(Fault::kIndexerScaleInBf16)) amax = MOECHECK_OPTIMIZED::round_bf16(amax);
+HWY_INLINE VF scale_of(const reference::IndexerQuant& q, VF amax) {
+  const DF d;
+  const DU du;
+  if (fault(Fault::kIndexerScaleInBf16)) amax = round_bf16(amax);
   float f = static_cast<float>(q.divisor);
   if (fault(Fault::kIndexerOtherDivisor)) f = f == 240 ? 224 : 240;
-  const float a = fault(Fault::kIndexerNoFloor) ? amax : std::max(amax, static_cast<float>(q.amax_floor));
-  float s = q.scale_op == reference::DivisionOp::kReciprocal ? a * (1.0F / f) : a / f;
-  if (fault(Fault::kIndexerScaleInBf16)) s = MOECHECK_OPTIMIZED::round_bf16(s);
+  if (!fault(Fault::kIndexerNoFloor)) amax = hn::Max(amax, hn::Set(d, static_cast<float>(q.amax_floor)));
+  const bool reciprocal = q.scale_op == reference::DivisionOp::kReciprocal;
+  VF s = reciprocal ? hn::Mul(amax, hn::Set(d, 1.0F / f)) : hn::Div(amax, hn::Set(d, f));
+  if (fault(Fault::kIndexerScaleInBf16)) s = round_bf16(s);
   if (!q.ue8m0 || fault(Fault::kIndexerUe8m0Ignored)) return s;
   // The power of two above: the mantissa's carry. Inf stays.
-  const std::uint32_t up = fault(Fault::kIndexerUe8m0Floor) ? 0 : 0x7FFFFF;
-  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(s) + up) & 0x7F800000);
+  const VU up = hn::Set(du, fault(Fault::kIndexerUe8m0Floor) ? 0 : 0x7FFFFF);
+  return bits_as_float(hn::And(hn::Add(float_as_bits(s), up), hn::Set(du, 0x7F800000)));
 }
 
 template <class Stored, bool kFnuz, bool kMultiply, bool kFinite>
-HWY_INLINE void encode_group(const typename Stored::Lane* k, std::int64_t n, float scale, VU nan_code,
+HWY_INLINE void encode_group(const typename Stored::Lane* k, std::int64_t n, float by_number, VU nan_code,
                              std::uint8_t* codes) {
   const DF d;
   const DU du;
   const DU8 d8;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const VF by = hn::Set(d, kMultiply ? 1.0F / scale : scale);
+  const VF by = hn::Set(d, by_number);
   const auto code_of = [&](VF v) HWY_ATTR {
     v = kMultiply ? hn::Mul(v, by) : hn::Div(v, by);
     return kFinite ? encode_e4m3<kFnuz>(v) : encode_e4m3_any<kFnuz>(v, nan_code);
@@ -151,79 +154,124 @@ HWY_INLINE void encode_group(const typename Stored::Lane* k, std::int64_t n, flo
   std::memcpy(codes + i, tail, static_cast<std::size_t>(n - i));
 }
 
-// Whether all of a group's codes are within the format: the largest quotient is F, or a rounding error more. Groups with NaN or Inf
-// are not, and an amax of a part of the group, or of rounded numbers, is no proof.
+// bf16 by a power of two, as 16-bit integers: with exponents from the same point on, a code is the rounded number's upper bits. That
+// holds for codes of normal numbers; returns false, with nothing useful written, where one of the n is smaller.
 template <bool kFnuz>
-HWY_INLINE bool is_within(float largest, float scale) {
-  return largest < 1.01F * E4M3<kFnuz>::kMax * scale;
+HWY_INLINE bool encode_by_power(const std::uint16_t* k, std::int64_t n, float scale, std::uint8_t* codes) {
+  const hn::ScalableTag<std::uint16_t> d;
+  const hn::Rebind<std::uint8_t, decltype(d)> d8;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  if (n % lanes != 0) return false;
+  // Both exponents have a bias: 127, and 7 or 8. The scale has its own 127.
+  const int first = static_cast<int>(std::bit_cast<std::uint32_t>(scale) >> 23) - (kFnuz ? 8 : 7);
+  if (first < 0) return false;
+  const auto base = hn::Set(d, static_cast<std::uint16_t>(first << 3));
+  auto least = hn::Set(d, 0xFFFF);
+  for (std::int64_t i = 0; i < n; i += lanes) {
+    const auto bits = hn::LoadU(d, k + i), size = hn::And(bits, hn::Set(d, 0x7FFF));
+    const auto half = hn::Add(hn::And(hn::ShiftRight<4>(size), hn::Set(d, 1)), hn::Set(d, 7));
+    const auto upper = hn::ShiftRight<4>(hn::Add(size, half));
+    least = hn::Min(least, upper);
+    const auto code = hn::Or(hn::Sub(upper, base), hn::And(hn::ShiftRight<8>(bits), hn::Set(d, 0x80)));
+    hn::StoreU(hn::TruncateTo(d8, code), d8, codes + i);
+  }
+  return hn::AllFalse(d, hn::Lt(least, hn::Add(base, hn::Set(d, 8))));
 }
 
-template <class Stored, bool kFnuz>
-HWY_INLINE void scale_rows(const reference::IndexerQuant& q, std::int64_t group, const KeyRows& in,
-                           float* HWY_RESTRICT scales, bool* HWY_RESTRICT within) {
+// What is known of the groups of some rows.
+struct Groups {
+  static constexpr std::int64_t kMost = 64;
+
+  float largest[kMost];  // magnitude; Inf or NaN where the group has one
+  float by[kMost];       // what k is multiplied with, or divided by
+  bool within[kMost];    // no code saturates; set where all_within is not
+  bool all_within = true;
+};
+
+template <class Stored>
+HWY_INLINE void find_largest(std::int64_t group, const KeyRows& in, Groups& g) {
   const auto* k = in.k.as<typename Stored::Lane>() + in.first;
-  // Kernels wired to 128 channels look at those whatever the group is.
-  const bool wired = fault(Fault::kIndexerAmaxOf128);
+  float* largest = g.largest;
   for (std::int64_t row = 0; row < in.rows; ++row)
     for (std::int64_t c = 0; c < in.n; c += group) {
-      const std::int64_t from = wired ? c / 128 * 128 : c,
-                         seen = wired ? std::min<std::int64_t>(128, in.n - from) : group;
-      const auto* p = k + row * in.stride + from;
-      const float largest = number_of(Stored(), largest_bits<Stored>(p, seen));
-      const bool plain = std::isfinite(largest) && !fault(Fault::kIndexerSignedAmax);
-      *scales = scale_of(q, plain ? largest : amax_of<Stored>(p, seen));
-      *within++ = is_within<kFnuz>(largest, *scales++) && plain && !wired;
+      // Kernels wired to 128 channels look at those whatever the group is.
+      const std::int64_t from = fault(Fault::kIndexerAmaxOf128) ? c / 128 * 128 : c;
+      const std::int64_t seen =
+          fault(Fault::kIndexerAmaxOf128) ? std::min<std::int64_t>(128, in.n - from) : group;
+      *largest++ = number_of(Stored(), largest_bits<Stored>(k + row * in.stride + from, seen));
     }
+}
+
+// Codes are within the format where the largest quotient is F, or a rounding error more: everywhere but in groups with NaN or Inf
+// (and in those of some faults).
+template <bool kFnuz, bool kMultiply>
+HWY_INLINE void find_scales(const reference::IndexerQuant& q, std::int64_t count, Groups& g, float* scales) {
+  const DF d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const bool never = fault(Fault::kIndexerSignedAmax) || fault(Fault::kIndexerAmaxOf128);
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    float scale[HWY_MAX_BYTES / sizeof(float)];
+    const VF largest = hn::LoadU(d, g.largest + i), s = scale_of(q, largest);
+    hn::StoreU(kMultiply ? hn::Div(hn::Set(d, 1.0F), s) : s, d, g.by + i);
+    hn::StoreU(s, d, scale);
+    const std::int64_t n = std::min(lanes, count - i);
+    std::memcpy(scales + i, scale, static_cast<std::size_t>(n) * sizeof(float));
+    const VF most = hn::Mul(s, hn::Set(d, 1.01F * E4M3<kFnuz>::kMax));
+    const auto within = hn::And(hn::Lt(largest, most), hn::Lt(largest, hn::Inf(d)));
+    g.all_within = g.all_within && hn::AllTrue(d, within) && !never;
+  }
+  if (g.all_within) return;
+  for (std::int64_t i = 0; i < count; ++i)
+    g.within[i] =
+        g.largest[i] < 1.01F * E4M3<kFnuz>::kMax * scales[i] && std::isfinite(g.largest[i]) && !never;
 }
 
 template <class Stored, bool kFnuz, bool kMultiply>
 HWY_INLINE void encode_rows(const reference::IndexerQuant& q, std::int64_t group, const KeyRows& in,
-                            const float* HWY_RESTRICT scales, const bool* HWY_RESTRICT within,
-                            std::uint8_t* HWY_RESTRICT codes) {
+                            const Groups& g, float* scales, std::uint8_t* codes) {
   const bool clamped = q.non_finite == reference::NonFiniteKeys::kClamped;
   const VU nan_code = hn::Set(DU(), clamped ? (kFnuz ? 0xFFU : 0xFEU) : (kFnuz ? 0x80U : 0x7FU));
+  const bool by_power = q.ue8m0 && !fault(Fault::kIndexerUe8m0Ignored) && !fault(Fault::kIndexerTruncates);
   const auto* k = in.k.as<typename Stored::Lane>() + in.first;
+  std::int64_t i = 0;
   for (std::int64_t row = 0; row < in.rows; ++row)
-    for (std::int64_t c = 0; c < in.n; c += group, codes += group, ++scales) {
+    for (std::int64_t c = 0; c < in.n; c += group, codes += group, ++i) {
       const auto* p = k + row * in.stride + c;
-      if (*within++)
-        encode_group<Stored, kFnuz, kMultiply, true>(p, group, *scales, nan_code, codes);
-      else
-        encode_group<Stored, kFnuz, kMultiply, false>(p, group, *scales, nan_code, codes);
+      if (g.all_within || g.within[i]) {
+        if constexpr (std::is_same_v<Stored, StoredBF16>)
+          if (by_power && encode_by_power<kFnuz>(p, group, scales[i], codes)) continue;
+        encode_group<Stored, kFnuz, kMultiply, true>(p, group, g.by[i], nan_code, codes);
+        continue;
+      }
+      // amax passes NaN over.
+      if (!fault(Fault::kIndexerAmaxOf128))
+        scales[i] = hn::GetLane(scale_of(q, hn::Set(DF(), amax_of<Stored>(p, group))));
+      encode_group<Stored, kFnuz, kMultiply, false>(p, group, kMultiply ? 1.0F / scales[i] : scales[i],
+                                                    nan_code, codes);
     }
 }
 
-void quantize(const reference::IndexerQuant& q, std::int64_t group, const KeyRows& in, std::uint8_t* codes,
-              float* scales) {
-  constexpr std::int64_t kGroups = 64;  // at once
-  const std::int64_t per_row = in.n / group;
-  if (in.rows > 1 && in.rows * per_row > kGroups) {
-    KeyRows one = in;
-    one.rows = 1;
-    for (std::int64_t row = 0; row < in.rows; ++row, one.first += in.stride)
-      quantize(q, group, one, codes + row * in.n, scales + row * per_row);
-    return;
-  }
-  if (per_row > kGroups) {
-    KeyRows part = in;
-    for (std::int64_t c = 0; c < in.n; c += part.n) {
-      part.first = in.first + c, part.n = std::min(kGroups * group, in.n - c);
-      quantize(q, group, part, codes + c, scales + c / group);
-    }
-    return;
-  }
-  bool within[kGroups];
+// At most Groups::kMost groups.
+void quantize_some(const reference::IndexerQuant& q, std::int64_t group, const KeyRows& in,
+                   std::uint8_t* codes, float* scales) {
   // Powers of two divide exactly either way.
   const bool multiply =
       (q.value_op == reference::DivisionOp::kReciprocal) != fault(Fault::kIndexerOtherDivision) || q.ue8m0;
+  const std::int64_t count = in.rows * (in.n / group);
+  Groups g;
   const auto run = [&](auto stored, auto fnuz) HWY_ATTR {
     using Stored = decltype(stored);
     constexpr bool kFnuz = decltype(fnuz)::value;
-    scale_rows<Stored, kFnuz>(q, group, in, scales, within);
-    if (multiply)
-      encode_rows<Stored, kFnuz, true>(q, group, in, scales, within, codes);
-    else
-      encode_rows<Stored, kFnuz, false>(q, group, in, scales, within, codes);
+    find_largest<Stored>(group, in, g);
+    // Lanes behind the last group.
+    for (std::int64_t i = count; i % static_cast<std::int64_t>(hn::Lanes(DF())) != 0; ++i) g.largest[i] = 1;
+    if (multiply) {
+      find_scales<kFnuz, true>(q, count, g, scales);
+      encode_rows<Stored, kFnuz, true>(q, group, in, g, scales, codes);
+    } else {
+      find_scales<kFnuz, false>(q, count, g, scales);
+      encode_rows<Stored, kFnuz, false>(q, group, in, g, scales, codes);
+    }
   };
   const auto run_dtype = [&](auto fnuz) HWY_ATTR {
     if (in.k.dtype == DType::kBF16) return run(StoredBF16(), fnuz);
@@ -232,6 +280,18 @@ void quantize(const reference::IndexerQuant& q, std::int64_t group, const KeyRow
   };
   if (q.fp8 == DType::kE4M3FNUZ) return run_dtype(std::true_type());
   run_dtype(std::false_type());
+}
+
+void quantize(const reference::IndexerQuant& q, std::int64_t group, const KeyRows& in, std::uint8_t* codes,
+              float* scales) {
+  const std::int64_t per_row = in.n / group;
+  if (in.rows * per_row <= Groups::kMost) return quantize_some(q, group, in, codes, scales);
+  for (std::int64_t row = 0; row < in.rows; ++row)
+    for (std::int64_t c = 0; c < in.n; c += Groups::kMost * group) {
+      const KeyRows part{in.k, in.first + row * in.stride + c, in.stride, 1,
+                         std::min(Groups::kMost * group, in.n - c)};
+      quantize_some(q, group, part, codes + row * in.n + c, scales + row * per_row + c / group);
+    }
 }
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED::HWY_NAMESPACE
