@@ -100,6 +100,14 @@ void add_random(std::vector<Case>& cases, const Operator& op, int count,
   }
 }
 
+std::vector<Case> cases_of(const Operator& op, Suite suite, const SuiteFillers& fillers) {
+  const std::array<SuiteFillers::Fill, 4> fill = {fillers.quick, fillers.models, fillers.adversarial,
+                                                  fillers.full};
+  std::vector<Case> cases;
+  fill[static_cast<std::size_t>(suite)](cases, op);
+  return each_once(std::move(cases));
+}
+
 std::vector<Case> each_once(std::vector<Case> cases) {
   std::set<std::string> seen;
   std::erase_if(cases, [&](const Case& c) { return !seen.insert(c.str()).second; });

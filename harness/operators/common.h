@@ -49,6 +49,12 @@ void add_product(std::vector<Case>& cases, const Operator& op,
 // `count` cases that draw one alternative of each axis; refused ones are drawn again.
 void add_random(std::vector<Case>& cases, const Operator& op, int count,
                 const std::vector<std::vector<std::string>>& axes);
+// How an operator's suites are filled; cases_of gives the one asked for, each case once.
+struct SuiteFillers {
+  using Fill = void (*)(std::vector<Case>& cases, const Operator& op);
+  Fill quick, models, adversarial, full;
+};
+std::vector<Case> cases_of(const Operator& op, Suite suite, const SuiteFillers& fillers);
 // The cases, each once.
 std::vector<Case> each_once(std::vector<Case> cases);
 // "policy=NAME" of every policy of the schema.

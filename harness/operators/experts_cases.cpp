@@ -125,23 +125,7 @@ void full(std::vector<Case>& cases, const Operator& op) {
 }  // namespace
 
 std::vector<Case> experts_cases(Suite suite) {
-  std::vector<Case> cases;
-  const Operator& op = experts_operator();
-  switch (suite) {
-    case Suite::kQuick:
-      quick(cases, op);
-      break;
-    case Suite::kModels:
-      models_suite(cases, op);
-      break;
-    case Suite::kAdversarial:
-      adversarial(cases, op);
-      break;
-    case Suite::kFull:
-      full(cases, op);
-      break;
-  }
-  return each_once(std::move(cases));
+  return cases_of(experts_operator(), suite, {quick, models_suite, adversarial, full});
 }
 
 }  // namespace moecheck::harness

@@ -156,34 +156,22 @@ void full(std::vector<Case>& cases, const Operator& op) {
               {"dst_scale=elements", "dst_scale=bytes"}});
 }
 
+void models(std::vector<Case>& cases, const Operator& op) {
+  // DeepSeek-V3.2 and GLM-5: 128 channels, one scale, pages of 64 (CUDA and preshuffled ROCm) or 1 (older ROCm).
+  add_product(
+      cases, op,
+      {quantizers(), {"block_size=64 tokens=1", "block_size=64 tokens=300", "block_size=1 tokens=40"}});
+  add_product(cases, op,
+              {{"form=gather"},
+               gatherers(),
+               {"block_size=64 tokens=300 requests=8", "block_size=64 tokens=700 requests=2",
+                "block_size=1 tokens=100"}});
+}
+
 }  // namespace
 
 std::vector<Case> indexer_cache_cases(Suite suite) {
-  const Operator& op = indexer_cache_operator();
-  std::vector<Case> cases;
-  switch (suite) {
-    case Suite::kQuick:
-      quick(cases, op);
-      break;
-    case Suite::kModels:
-      // DeepSeek-V3.2 and GLM-5: 128 channels, one scale, pages of 64 (CUDA and preshuffled ROCm) or 1 (older ROCm).
-      add_product(
-          cases, op,
-          {quantizers(), {"block_size=64 tokens=1", "block_size=64 tokens=300", "block_size=1 tokens=40"}});
-      add_product(cases, op,
-                  {{"form=gather"},
-                   gatherers(),
-                   {"block_size=64 tokens=300 requests=8", "block_size=64 tokens=700 requests=2",
-                    "block_size=1 tokens=100"}});
-      break;
-    case Suite::kAdversarial:
-      adversarial(cases, op);
-      break;
-    case Suite::kFull:
-      full(cases, op);
-      break;
-  }
-  return each_once(std::move(cases));
+  return cases_of(indexer_cache_operator(), suite, {quick, models, adversarial, full});
 }
 
 }  // namespace moecheck::harness

@@ -99,37 +99,25 @@ void adversarial(std::vector<Case>& cases, const Operator& op) {
                {"nope_dim=1 rope_dim=2", "nope_dim=7 rope_dim=10", "nope_dim=512 rope_dim=64"}});
 }
 
+void full(std::vector<Case>& cases, const Operator& op) {
+  add_random(cases, op, 600,
+             {policy_axis(op.schema()),
+              caches(),
+              {"", "layout=preshuffled", "layout=preshuffled block_size=48"},
+              {"tokens=1", "tokens=2 prefill=3", "tokens=5", "tokens=12", "tokens=30"},
+              {"heads=1", "heads=2", "heads=4 kv_heads=2", "heads=6"},
+              {"", "nope_dim=512 rope_dim=64", "nope_dim=32 rope_dim=16", "nope_dim=96 rope_dim=64"},
+              {"rope=gptj", "rope=neox"},
+              {"", "table=full", "table_dtype=f32"},
+              {"data=realistic", "data=integers", "data=padding", "data=saturating", "data=duplicate_slots",
+               "data=bits"},
+              {"", "", "dtype=f16", "ids=i32", "k_pe_out=1", "q_dtype=e4m3fn"}});
+}
+
 }  // namespace
 
 std::vector<Case> mla_prepare_cases(Suite suite) {
-  const Operator& op = mla_prepare_operator();
-  std::vector<Case> cases;
-  switch (suite) {
-    case Suite::kQuick:
-      quick(cases, op);
-      break;
-    case Suite::kModels:
-      models(cases, op);
-      break;
-    case Suite::kAdversarial:
-      adversarial(cases, op);
-      break;
-    case Suite::kFull:
-      add_random(cases, op, 600,
-                 {policy_axis(op.schema()),
-                  caches(),
-                  {"", "layout=preshuffled", "layout=preshuffled block_size=48"},
-                  {"tokens=1", "tokens=2 prefill=3", "tokens=5", "tokens=12", "tokens=30"},
-                  {"heads=1", "heads=2", "heads=4 kv_heads=2", "heads=6"},
-                  {"", "nope_dim=512 rope_dim=64", "nope_dim=32 rope_dim=16", "nope_dim=96 rope_dim=64"},
-                  {"rope=gptj", "rope=neox"},
-                  {"", "table=full", "table_dtype=f32"},
-                  {"data=realistic", "data=integers", "data=padding", "data=saturating",
-                   "data=duplicate_slots", "data=bits"},
-                  {"", "", "dtype=f16", "ids=i32", "k_pe_out=1", "q_dtype=e4m3fn"}});
-      break;
-  }
-  return each_once(std::move(cases));
+  return cases_of(mla_prepare_operator(), suite, {quick, models, adversarial, full});
 }
 
 }  // namespace moecheck::harness

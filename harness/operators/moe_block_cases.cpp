@@ -106,23 +106,7 @@ void full(std::vector<Case>& cases, const Operator& op) {
 }  // namespace
 
 std::vector<Case> moe_block_cases(Suite suite) {
-  std::vector<Case> cases;
-  const Operator& op = moe_block_operator();
-  switch (suite) {
-    case Suite::kQuick:
-      quick(cases, op);
-      break;
-    case Suite::kModels:
-      models_suite(cases, op);
-      break;
-    case Suite::kAdversarial:
-      adversarial(cases, op);
-      break;
-    case Suite::kFull:
-      full(cases, op);
-      break;
-  }
-  return each_once(std::move(cases));
+  return cases_of(moe_block_operator(), suite, {quick, models_suite, adversarial, full});
 }
 
 }  // namespace moecheck::harness

@@ -60,41 +60,29 @@ void add_models(std::vector<Case>& cases, const Operator& op) {
                {"tokens=1 context=2300 topk=2048", "tokens=4 next_n=2 context=300 topk=64"}});
 }
 
+void add_full(std::vector<Case>& cases, const Operator& op) {
+  add_random(cases, op, 400,
+             {{"", "layout=preshuffled", "form=ragged", "policy=deep_gemm_2d", "policy=sglang_hip",
+               "policy=aiter", "policy=vllm_torch_ragged"},
+              kKinds,
+              {"tokens=1", "tokens=4", "tokens=12"},
+              {"next_n=1", "next_n=2", "next_n=4"},
+              {"context=1", "context=17", "context=100", "context=256"},
+              {"contexts=mixed", "contexts=edges", "contexts=short", "contexts=full"},
+              {"lengths=1d", "lengths=2d"},
+              {"heads=1", "heads=5", "heads=8", "heads=32"},
+              {"head_dim=32", "head_dim=64", "head_dim=128"},
+              {"block_size=1", "block_size=16", "block_size=64", "block_size=256"},
+              {"fp8=e4m3fn", "fp8=e4m3fnuz"},
+              {"dtype=f32", "dtype=bf16"},
+              {"fill=minus_inf", "fill=prefilled", "fill=undefined"},
+              {"topk=0", "topk=5", "topk=64"}});
+}
+
 }  // namespace
 
 std::vector<Case> mqa_logits_cases(Suite suite) {
-  const Operator& op = mqa_logits_operator();
-  std::vector<Case> cases;
-  switch (suite) {
-    case Suite::kQuick:
-      add_quick(cases, op);
-      break;
-    case Suite::kModels:
-      add_models(cases, op);
-      break;
-    case Suite::kAdversarial:
-      add_adversarial(cases, op);
-      break;
-    case Suite::kFull:
-      add_random(cases, op, 400,
-                 {{"", "layout=preshuffled", "form=ragged", "policy=deep_gemm_2d", "policy=sglang_hip",
-                   "policy=aiter", "policy=vllm_torch_ragged"},
-                  kKinds,
-                  {"tokens=1", "tokens=4", "tokens=12"},
-                  {"next_n=1", "next_n=2", "next_n=4"},
-                  {"context=1", "context=17", "context=100", "context=256"},
-                  {"contexts=mixed", "contexts=edges", "contexts=short", "contexts=full"},
-                  {"lengths=1d", "lengths=2d"},
-                  {"heads=1", "heads=5", "heads=8", "heads=32"},
-                  {"head_dim=32", "head_dim=64", "head_dim=128"},
-                  {"block_size=1", "block_size=16", "block_size=64", "block_size=256"},
-                  {"fp8=e4m3fn", "fp8=e4m3fnuz"},
-                  {"dtype=f32", "dtype=bf16"},
-                  {"fill=minus_inf", "fill=prefilled", "fill=undefined"},
-                  {"topk=0", "topk=5", "topk=64"}});
-      break;
-  }
-  return each_once(std::move(cases));
+  return cases_of(mqa_logits_operator(), suite, {add_quick, add_models, add_adversarial, add_full});
 }
 
 }  // namespace moecheck::harness
