@@ -40,6 +40,15 @@ std::span<const FaultInfo> gpu_faults();
 // Chooses the fault of this process; kNone for none. Not while a kernel runs.
 void set_fault(Fault f);
 bool fault(Fault f);
+
+// Chooses a fault for as long as it lives, also where the kernel throws.
+class ScopedFault {
+ public:
+  explicit ScopedFault(Fault f) { set_fault(f); }
+  ~ScopedFault() { set_fault(Fault::kNone); }
+  ScopedFault(const ScopedFault&) = delete;
+  ScopedFault& operator=(const ScopedFault&) = delete;
+};
 #else
 constexpr bool fault(Fault) { return false; }
 #endif

@@ -160,9 +160,8 @@ class FaultyCpu final : public CpuImplementation {
   }
 
   void run(const Case& c, Inputs inputs, Outputs outputs, const RunOptions& options) const override {
-    cpu::set_fault(info_.id);
+    const cpu::ScopedFault chosen(info_.id);
     CpuImplementation::run(c, inputs, outputs, options);
-    cpu::set_fault(cpu::Fault::kNone);
   }
 
  private:

@@ -133,10 +133,7 @@ class FaultyGpuHost final : public GpuHost {
 
   void run(const Case& c, const TensorSet& inputs, TensorSet& outputs,
            const RunOptions& options) const override {
-    const struct Chosen {
-      explicit Chosen(kernels::Fault f) { kernels::set_fault(f); }
-      ~Chosen() { kernels::set_fault(kernels::Fault::kNone); }
-    } chosen(info_.id);
+    const kernels::ScopedFault chosen(info_.id);
     GpuHost::run(c, inputs, outputs, options);
   }
 
