@@ -13,7 +13,7 @@ enum class Verdict : std::uint8_t {
   kPass,
   kFail,  // an element is beyond its proven bound, or a clause of the contract is broken
   kSuspect,  // within the proven bound, beyond 6 sigma: no honest implementation is expected there in 1e9 elements
-  kUndecided,  // right up to near-ties that the inputs leave open; counted, never a failure
+  kUndecided,  // right up to what near-ties of the inputs or the contract leave open; counted, never a failure
   kMistrusted,  // it matched, but the check could not have failed: reference all zero, or bounds as large as the data
   kOracle,  // the reference fails its own judge: a bug of moecheck, not of the implementation
   kSkip,    // not run, with a reason
@@ -66,7 +66,7 @@ struct Judgement {
   std::int64_t elements = 0;  // compared
   std::int64_t failed = 0;    // beyond the proven bound
   std::int64_t suspect = 0;
-  std::int64_t undecided = 0;    // rows or elements left open by near-ties
+  std::int64_t undecided = 0;    // rows or elements left open, by near-ties or by the contract
   double headroom = 0;           // the largest error / bound, on a pass too
   std::optional<Element> worst;  // the element with the largest ratio
   Metrics metrics;

@@ -119,7 +119,7 @@ int bench_judging(const JudgingArguments& a) {
   fmt::print("{} in {} of {} lines, {} on {}: {:.0f} cases per second and core\n", count(r.rows, "row"),
              count(r.cases, "case"), cases.size(), impl.name(), environment().cpu,
              static_cast<double>(r.cases) / r.core_seconds);
-  fmt::print("{}, {} left open by near-ties, {:.1f} s\n", count(r.failed, "failure"),
+  fmt::print("{}, {} left open (near-ties, or undefined by the contract), {:.1f} s\n", count(r.failed, "failure"),
              count(r.undecided, "row"), r.seconds);
   for (const std::string& line : r.failures) fmt::print("  {}\n", printable(line));
   return r.failed > 0 ? kExitFailed : r.cases == 0 ? kExitNothingRan : kExitFine;
@@ -128,7 +128,7 @@ int bench_judging(const JudgingArguments& a) {
 void add_judging(CLI::App& bench_verb, Action& action) {
   auto a = std::make_shared<JudgingArguments>();
   CLI::App* sub =
-      bench_verb.add_subcommand("judging", "Random cases at full speed: rate, failures, near-ties");
+      bench_verb.add_subcommand("judging", "Random cases at full speed: rate, failures, rows left open");
   sub->add_option("--impl", a->implementation, "Implementation")->capture_default_str()->type_name("NAME");
   sub->add_option("--case", a->lines, "A case line, repeatable; the seed runs (every gating policy)")
       ->type_name("LINE")

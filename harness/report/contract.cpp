@@ -118,7 +118,7 @@ void write_open(std::string& out, const Page& page) {
   }
   open_section(
       out, "open", "Open and skipped",
-      fmt::format("{} rows or elements left open by near-ties of the inputs, beside {} compared. {} not run.",
+      fmt::format("{} rows or elements left open, by near-ties of the inputs or by the contract, beside {} compared. {} not run.",
                   grouped(open_elements), grouped(elements), count(page.tally[Verdict::kSkip], "check")));
   write_reasons(out, "Undecided", badge(Verdict::kUndecided), undecided, true);
   write_reasons(out, "Skipped", badge(Verdict::kSkip), skipped, true);

@@ -10,7 +10,7 @@ constexpr Look kLooks[kVerdicts] = {
     {"P", "p", "right: every element within its bound, every clause kept"},
     {"F", "f", "an element is beyond its proven bound, or a clause of the contract is broken"},
     {"S", "s", "within the proven bound but beyond 6 sigma: no honest implementation is expected there"},
-    {"U", "u", "right up to near-ties that the inputs leave open; no failure"},
+    {"U", "u", "right up to what near-ties of the inputs or the contract leave open; no failure"},
     {"M", "m",
      "it matched, but the check could not have failed: data all zero, or bounds as large as the data"},
     {"O", "o", "two references disagree: a bug of moecheck, not of the implementation"},
