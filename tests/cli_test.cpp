@@ -7,7 +7,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <string>
+
+#include "harness/safetensors.h"
 
 namespace {
 
@@ -61,6 +64,22 @@ TEST_F(Cli, DumpRunJudgeRoundTrip) {
                              path("d/inputs.safetensors") + " --outputs " + path("o"));
   EXPECT_EQ(wrong.code, 1) << wrong.text;
   EXPECT_NE(wrong.text.find("routed_scaling_factor is not applied"), std::string::npos) << wrong.text;
+}
+
+TEST_F(Cli, GivenValuesThatNoKernelMayReadAreRefused) {
+  using moecheck::harness::TensorSet;
+  ASSERT_EQ(moecheck("repro 'indexer_cache tokens=4' --dump " + path("d")).code, 0);
+  std::map<std::string, std::string> metadata;
+  TensorSet inputs = moecheck::harness::read_safetensors(path("d/inputs.safetensors"), &metadata);
+  inputs.view("slot_mapping").set_int(2, 1 << 30);
+  moecheck::harness::write_safetensors(path("bad"), inputs, metadata);
+  for (const std::string& verb : {"judge indexer_cache --outputs " + path("d/expected.safetensors"),
+                                 "run indexer_cache --outputs " + path("o")}) {
+    const Ran r = moecheck(verb + " --inputs " + path("bad"));
+    EXPECT_EQ(r.code, 2) << r.text;
+    EXPECT_NE(r.text.find("slot_mapping[2] = 1073741824 lies past the cache"), std::string::npos) << r.text;
+  }
+  EXPECT_FALSE(fs::exists(path("o")));
 }
 
 TEST_F(Cli, RecordsReportAndJUnitAreWritten) {

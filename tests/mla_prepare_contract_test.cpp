@@ -9,7 +9,7 @@
 #include "harness/implementations/faults.h"
 #include "harness/operators/mla_prepare.h"
 #include "tests/altered_implementation.h"
-#include "tests/operators_experts_support.h"
+#include "tests/operators_support.h"
 
 namespace moecheck::harness {
 namespace {

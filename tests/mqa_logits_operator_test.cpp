@@ -8,7 +8,7 @@
 
 #include "harness/operators/mqa_logits.h"
 #include "tests/altered_implementation.h"
-#include "tests/operators_experts_support.h"
+#include "tests/operators_support.h"
 
 namespace moecheck::harness {
 namespace {
@@ -293,80 +293,60 @@ void scale_row(TensorSet& out, std::int64_t row, double factor) {
     v.set(i, factor * ConstView(v).at(i));
 }
 
-struct Culprit {
-  const char* line;
-  const char* relation;
-  void (*spoil)(const Case&, const TensorSet&, TensorSet&);
-};
-
 const Culprit kCulprits[] = {
-    {"tokens=4 next_n=2", "request_permutation",
+    {"mqa_logits tokens=4 next_n=2", "request_permutation",
      [](const Case&, const TensorSet&, TensorSet& o) { scale_row(o, 0, 2); }},
-    {"form=ragged tokens=4", "request_permutation",
+    {"mqa_logits form=ragged tokens=4", "request_permutation",
      [](const Case&, const TensorSet&, TensorSet& o) { scale_row(o, 0, 2); }},
-    {"tokens=4", "batch_split",
+    {"mqa_logits tokens=4", "batch_split",
      [](const Case& c, const TensorSet&, TensorSet& o) { scale_row(o, 0, c.integer("tokens") < 4 ? 2 : 1); }},
-    {"tokens=4", "block_permutation",
+    {"mqa_logits tokens=4", "block_permutation",
      [](const Case&, const TensorSet& in, TensorSet& o) {
        scale_row(o, 0, 1 + static_cast<double>(in.view("block_table").int_at(0)));
      }},
-    {"tokens=4", "poison_unused",
+    {"mqa_logits tokens=4", "poison_unused",
      [](const Case&, const TensorSet& in, TensorSet& o) {
        const Tensor& cache = in.at("kv_cache");
        scale_row(o, 0, std::count(cache.data(), cache.data() + cache.bytes(), std::byte{0x7F}) > 100 ? 2 : 1);
      }},
-    {"form=ragged tokens=4", "poison_unused",
+    {"mqa_logits form=ragged tokens=4", "poison_unused",
      [](const Case&, const TensorSet& in, TensorSet& o) {
        const Tensor& k = in.at("k");
        scale_row(o, 0, k.data()[k.bytes() - 1] == std::byte{0x7F} ? 2 : 1);
      }},
-    {"tokens=4", "context_growth",
+    {"mqa_logits tokens=4", "context_growth",
      [](const Case&, const TensorSet& in, TensorSet& o) {
        scale_row(o, 0, 1 + static_cast<double>(in.view("context_lens").int_at(0)));
      }},
-    {"form=ragged tokens=4", "context_growth",
+    {"mqa_logits form=ragged tokens=4", "context_growth",
      [](const Case&, const TensorSet& in, TensorSet& o) {
        scale_row(o, 0, static_cast<double>(in.view("cu_seqlen_ke").int_at(0)));
      }},
-    {"", "weights_doubled",
+    {"mqa_logits ", "weights_doubled",
      [](const Case&, const TensorSet&, TensorSet& o) {
        o.view("logits").set(0, 1 + std::as_const(o).at("logits").view().at(0));
      }},
-    {"", "head_permutation",
+    {"mqa_logits ", "head_permutation",
      [](const Case& c, const TensorSet& in, TensorSet& o) {
        scale_row(o, 0, in.view("weights").at(0) > in.view("weights").at(c.integer("heads") - 1) ? 2 : 1);
      }},
-    {"", "block_sizes",
+    {"mqa_logits ", "block_sizes",
      [](const Case& c, const TensorSet&, TensorSet& o) {
        scale_row(o, 0, c.integer("block_size") == 1 ? 2 : 1);
      }},
-    {"layout=preshuffled", "block_sizes",
+    {"mqa_logits layout=preshuffled", "block_sizes",
      [](const Case& c, const TensorSet&, TensorSet& o) {
        scale_row(o, 0, c.integer("block_size") == 64 ? 2 : 1);
      }},
-    {"", "layouts",
+    {"mqa_logits ", "layouts",
      [](const Case& c, const TensorSet&, TensorSet& o) {
        scale_row(o, 0, c.choice("layout") == "preshuffled" ? 2 : 1);
      }},
 };
 
 TEST(MqaLogitsRelations, EachIsKeptByTheReferenceAndBrokenByAWrongImplementation) {
-  std::set<std::string_view> broken;
-  for (const Culprit& culprit : kCulprits) {
-    const Case c = parse_case(std::string("mqa_logits ") + culprit.line);
-    const Relation& relation = relation_named(operator_of(c), culprit.relation);
-    EXPECT_EQ(relation_fault(c, relation, Honest()), "") << culprit.line << " " << culprit.relation;
-    std::string fault;
-    for (std::uint64_t seed = 1; fault.empty() && seed <= 4; ++seed) {
-      Case seeded = c;
-      seeded.seed = seed;
-      fault = relation_fault(seeded, relation, Spoiled(culprit.spoil));
-    }
-    EXPECT_FALSE(fault.empty()) << culprit.line << " " << culprit.relation;
-    EXPECT_FALSE(fault.starts_with("n/a")) << culprit.line << " " << culprit.relation << ": " << fault;
-    broken.insert(culprit.relation);
-  }
-  for (const Relation& r : mqa_logits_operator().relations()) EXPECT_TRUE(broken.contains(r.name)) << r.name;
+  const Operator* const one[] = {&mqa_logits_operator()};
+  expect_each_relation_broken(kCulprits, one);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Failures explained: the likely cause that the contracts of the expert operators name for well-known mistakes.
 #include <gtest/gtest.h>
 
-#include "tests/operators_experts_support.h"
+#include "tests/operators_support.h"
 
 namespace moecheck::harness {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <set>
 
-#include "tests/operators_experts_support.h"
+#include "tests/operators_support.h"
 
 namespace moecheck::harness {
 namespace {
@@ -125,12 +125,6 @@ void blocks_of_one_are_padded(const Case& c, const TensorSet&, TensorSet& o) {
   if (c.integer("block_size") == 1) n.set_int(0, ConstView(n).int_at(0) + 1);
 }
 
-struct Culprit {
-  const char* line;
-  const char* relation;
-  void (*spoil)(const Case&, const TensorSet&, TensorSet&);
-};
-
 const Culprit kCulprits[] = {
     {"routed_scaling", "token_permutation", first_row_doubled},
     {"routed_scaling", "batch_split", first_row_doubled},
@@ -178,27 +172,7 @@ const Culprit kCulprits[] = {
 };
 
 TEST(ExpertRelations, EachIsBrokenByAWrongImplementation) {
-  std::set<std::string> broken;
-  for (const Culprit& culprit : kCulprits) {
-    const Case c = parse_case(culprit.line);
-    const Relation& relation = relation_named(operator_of(c), culprit.relation);
-    const std::string kept = relation_fault(c, relation, Honest());
-    ASSERT_EQ(kept, "") << culprit.line << " " << culprit.relation;
-    std::string fault;
-    // Where the data decide whether the mistake shows, one of a few seeds does.
-    for (std::uint64_t seed = 1; fault.empty() && seed <= 4; ++seed) {
-      Case seeded = c;
-      seeded.seed = seed;
-      fault = relation_fault(seeded, relation, Spoiled(culprit.spoil));
-    }
-    EXPECT_FALSE(fault.empty()) << culprit.line << " " << culprit.relation;
-    EXPECT_FALSE(fault.starts_with("n/a")) << culprit.line << " " << culprit.relation << ": " << fault;
-    broken.insert(std::string(c.operator_name()) + "/" + culprit.relation);
-  }
-  for (const Operator* op : expert_operators())
-    for (const Relation& r : op->relations())
-      EXPECT_TRUE(broken.contains(std::string(op->name()) + "/" + std::string(r.name)))
-          << op->name() << " " << r.name;
+  expect_each_relation_broken(kCulprits, expert_operators());
 }
 
 }  // namespace

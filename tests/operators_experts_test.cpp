@@ -5,7 +5,7 @@
 #include <cstring>
 #include <set>
 
-#include "tests/operators_experts_support.h"
+#include "tests/operators_support.h"
 
 namespace moecheck::harness {
 namespace {

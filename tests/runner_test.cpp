@@ -98,6 +98,24 @@ TEST(Runner, AnExceptionIsAFailure) {
   EXPECT_NE(r.result.reason.find("no such kernel"), std::string::npos);
 }
 
+class WritesNothing final : public Implementation {
+ public:
+  std::string_view name() const override { return "writes-nothing"; }
+  std::string_view summary() const override { return "leaves its outputs as they come"; }
+  std::optional<std::string> unsupported(const Case&) const override { return std::nullopt; }
+  void run(const Case&, const TensorSet&, TensorSet&, const RunOptions&) const override {}
+};
+
+TEST(Runner, OutputsUpdatedInPlaceStartAsTheirInput) {
+  const WritesNothing impl;
+  const Implementation* one[] = {&impl};
+  // Without tokens the cache must stay as it is; with tokens it must not.
+  EXPECT_EQ(check_case(parse_case("indexer_cache tokens=0"), one, {}).front().result.verdict, Verdict::kPass);
+  const Record r = check_case(parse_case("indexer_cache tokens=4"), one, {}).front();
+  EXPECT_EQ(r.result.verdict, Verdict::kFail);
+  EXPECT_EQ(r.result.cause, "nothing was written");
+}
+
 TEST(Runner, RefusedCasesAreSkippedWithTheReason) {
   const Record r = check_altered("gating policy=sglang_fused experts=160", [](auto&&...) {});
   EXPECT_EQ(r.result.verdict, Verdict::kSkip);

@@ -1,7 +1,11 @@
 #pragma once
 // Implementations for tests of contracts: the reference itself, and the reference with something done to its outputs.
+#include <gtest/gtest.h>
+
 #include <functional>
 #include <optional>
+#include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -92,7 +96,39 @@ inline const Relation& relation_named(const Operator& op, std::string_view name)
   throw std::logic_error("no relation " + std::string(name));
 }
 
-// The operators of this subject.
+// An implementation that breaks a relation: the reference on `line`, spoiled.
+struct Culprit {
+  const char* line;  // a case line
+  const char* relation;
+  void (*spoil)(const Case&, const TensorSet&, TensorSet&);
+};
+
+// Every relation of the operators is kept by the reference and broken by a culprit.
+inline void expect_each_relation_broken(std::span<const Culprit> culprits,
+                                        std::span<const Operator* const> operators) {
+  std::set<std::string> broken;
+  for (const Culprit& culprit : culprits) {
+    const Case c = parse_case(culprit.line);
+    const Relation& relation = relation_named(operator_of(c), culprit.relation);
+    EXPECT_EQ(relation_fault(c, relation, Honest()), "") << culprit.line << " " << culprit.relation;
+    std::string fault;
+    // Where the data decide whether the mistake shows, one of a few seeds does.
+    for (std::uint64_t seed = 1; fault.empty() && seed <= 4; ++seed) {
+      Case seeded = c;
+      seeded.seed = seed;
+      fault = relation_fault(seeded, relation, Spoiled(culprit.spoil));
+    }
+    EXPECT_FALSE(fault.empty()) << culprit.line << " " << culprit.relation;
+    EXPECT_FALSE(fault.starts_with("n/a")) << culprit.line << " " << culprit.relation << ": " << fault;
+    broken.insert(std::string(c.operator_name()) + "/" + culprit.relation);
+  }
+  for (const Operator* op : operators)
+    for (const Relation& r : op->relations())
+      EXPECT_TRUE(broken.contains(std::string(op->name()) + "/" + std::string(r.name)))
+          << op->name() << " " << r.name;
+}
+
+// The operators that work on tokens and experts.
 inline std::vector<const Operator*> expert_operators() {
   return {&routed_scaling_operator(), &shared_experts_operator(), &moe_align_operator(), &experts_operator(),
           &moe_block_operator()};
