@@ -8,7 +8,9 @@
 #include <set>
 #include <thread>
 
+#include "harness/json.h"
 #include "harness/operator.h"
+#include "harness/workers.h"
 
 namespace moecheck::harness {
 namespace {
@@ -80,7 +82,9 @@ double copy_bandwidth(int threads) {
   return to[part - 1] == 1 ? best : 0;
 }
 
-BenchResult bench_case(const Case& c, const Implementation& implementation, const BenchOptions& options) {
+namespace {
+
+BenchResult bench_here(const Case& c, const Implementation& implementation, const BenchOptions& options) {
   const Operator& op = operator_of(c);
   BenchResult r;
   r.case_line = c.str();
@@ -112,6 +116,40 @@ BenchResult bench_case(const Case& c, const Implementation& implementation, cons
   return r;
 }
 
+constexpr double kBenchTimeout = 600;
+
+BenchResult bench_in_worker(const Case& c, const Implementation& implementation,
+                            const BenchOptions& options) {
+  BenchResult r;
+  r.case_line = c.str();
+  r.implementation = implementation.name();
+  WorkerCallbacks callbacks;
+  callbacks.work = [&](std::size_t) {
+    const BenchResult b = bench_here(c, implementation, options);
+    return nlohmann::json{b.median_seconds, b.fastest_seconds, b.reference_seconds,
+                          b.bytes,          b.bandwidth,       b.tokens,
+                          b.runs,           b.verdict}
+        .dump();
+  };
+  callbacks.done = [&](std::size_t, std::string text) {
+    const auto j = nlohmann::json::parse(text);
+    r.median_seconds = j[0], r.fastest_seconds = j[1], r.reference_seconds = j[2], r.bytes = j[3];
+    r.bandwidth = j[4], r.tokens = j[5], r.runs = j[6], r.verdict = j[7].get<std::string>();
+  };
+  callbacks.lost = [&](std::size_t, std::string, bool timeout) {
+    r.verdict = name(timeout ? Verdict::kTimeout : Verdict::kCrash);
+  };
+  run_in_workers(1, {1, kBenchTimeout}, callbacks);
+  return r;
+}
+
+}  // namespace
+
+BenchResult bench_case(const Case& c, const Implementation& implementation, const BenchOptions& options) {
+  return implementation.runs_in_workers_only() ? bench_in_worker(c, implementation, options)
+                                               : bench_here(c, implementation, options);
+}
+
 std::vector<std::string> bench_lines() {
   std::vector<std::string> lines;
   for (const char* shape : {"model=deepseek-v3 policy=vllm_torch", "model=glm-4.7 policy=vllm_torch",
@@ -123,7 +161,8 @@ std::vector<std::string> bench_lines() {
   // A long prompt of DeepSeek-V3.2 or GLM-5: keys into the indexer's cache, and out of it. Beside copy bandwidth.
   for (const char* layout : {"row_major", "preshuffled"}) {
     lines.push_back(fmt::format("indexer_cache layout={} scale_fmt=ue8m0 tokens=65536", layout));
-    lines.push_back(fmt::format("indexer_cache layout={} tokens=65536 value_op=divide scale_op=divide", layout));
+    lines.push_back(
+        fmt::format("indexer_cache layout={} tokens=65536 value_op=divide scale_op=divide", layout));
     lines.push_back(fmt::format("indexer_cache layout={} form=gather tokens=65536 requests=8", layout));
   }
   return lines;

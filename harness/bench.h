@@ -29,6 +29,8 @@ double read_bandwidth(int threads);
 // Bytes per second, read and written ones together, at which `threads` threads copy 512 MiB, the best of five passes.
 double copy_bandwidth(int threads);
 
+// An implementation that runs in workers only is measured in one; where that dies or the run fails, the verdict
+// (CRASH, TIMEOUT) is all there is.
 BenchResult bench_case(const Case& c, const Implementation& implementation, const BenchOptions& options);
 
 // What `moecheck bench operators` measures without --case.

@@ -1,8 +1,9 @@
 #pragma once
-// Anything that can run a case: the built-in CPU versions, a planted fault, later GPU kernels and users' shared objects.
+// Anything that can run a case: the built-in CPU versions, GPU kernels, a planted fault, users' shared objects.
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,12 +17,26 @@ struct RunOptions {
   int threads = 1;
 };
 
+// A run that failed and says so: the message stands as it is in the verdict. Other exceptions are shown as thrown.
+struct RunFailed : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+// The process that an implementation was run in died ("signal 11 (Segmentation fault)") or ran past its time.
+struct LostRun : std::runtime_error {
+  LostRun(const std::string& how, bool late) : std::runtime_error(how), timeout(late) {}
+  bool timeout;
+};
+
 class Implementation {
  public:
   virtual ~Implementation() = default;
 
   virtual std::string_view name() const = 0;     // "cpu", "cpu-scalar", "cpu!drop_last_slot", ...
   virtual std::string_view summary() const = 0;  // one line
+  // What --impl takes to get it again: the path of a shared object, whose name is the file's.
+  virtual std::string_view argument() const { return name(); }
+  // Every call from the process that made it starts a child process: what times it or runs it often does so in a worker.
+  virtual bool runs_in_workers_only() const { return false; }
 
   // Why it cannot run this case, or nothing.
   virtual std::optional<std::string> unsupported(const Case& c) const = 0;
@@ -34,11 +49,16 @@ class Implementation {
   // Why it does not keep a clause of the contract ("atomics: the order of summation varies"), or nothing when it promises it.
   // A clause that is not promised is not asked, and shown as such.
   virtual std::optional<std::string> not_promised(std::string_view /*clause*/) const { return std::nullopt; }
+  // The same, where it depends on the operator.
+  virtual std::optional<std::string> not_promised_for(const Case&, std::string_view clause) const {
+    return not_promised(clause);
+  }
 };
 
 // Built-in implementations, in the order of the documentation.
 std::span<const Implementation* const> implementations();
-// Also planted faults, "NAME!FAULT". nullptr when unknown.
+// Also planted faults, "NAME!FAULT", and paths of shared objects (plugin/plugin.h). nullptr when unknown; UsageError for a
+// shared object that cannot be used.
 const Implementation* find_implementation(std::string_view name);
 
 }  // namespace moecheck::harness

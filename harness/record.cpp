@@ -268,6 +268,7 @@ std::string to_json(const Record& r) {
   put(j, "policy", r.policy);
   put(j, "tier", r.tier);
   put(j, "suite", r.suite);
+  put(j, "argument", r.argument);
   put_judgement(j, r.result);
   j["seconds"] = number(r.seconds);
   j["run_seconds"] = number(r.run_seconds);
@@ -293,6 +294,7 @@ Record record_from_json(std::string_view line) {
   get(j, "policy", r.policy);
   get(j, "tier", r.tier);
   get(j, "suite", r.suite);
+  get(j, "argument", r.argument);
   r.result = judgement_from(j);
   get(j, "seconds", r.seconds);
   get(j, "run_seconds", r.run_seconds);

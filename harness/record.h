@@ -24,6 +24,7 @@ struct Record {
   std::string operator_name, implementation, model, policy,
       tier;  // tier: the data of the case (realistic, integers, ...)
   std::string suite;
+  std::string argument;  // what --impl takes, where it is not the implementation's name
   Judgement result;
   double seconds = 0;      // generating, reference, runs and judging
   double run_seconds = 0;  // of the implementation's first run alone

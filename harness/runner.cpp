@@ -78,7 +78,7 @@ class Check {
   // Runs again under `with` and compares bytes; asked only where the implementation promises the clause.
   void rerun(Judgement& j, const TensorSet& outputs, std::string_view name, std::uint8_t poison,
              RunOptions with, const TensorSet& inputs, std::size_t misalign) {
-    if (const auto why = impl_.not_promised(name)) {
+    if (const auto why = impl_.not_promised_for(c_, name)) {
       j.clauses.push_back({std::string(name), Verdict::kSkip, "not promised: " + *why});
       return;
     }
@@ -116,7 +116,7 @@ class Check {
     op_.blank_unspecified(c_, inputs_, outputs);
     const Trial trial{op_, impl_, c_, inputs_, outputs, {options_.threads}};
     for (const Relation& r : op_.relations()) {
-      if (const auto why = impl_.not_promised(r.name)) {
+      if (const auto why = impl_.not_promised_for(c_, r.name)) {
         j.clauses.push_back({std::string(r.name), Verdict::kSkip, "not promised: " + *why});
         continue;
       }
@@ -172,6 +172,23 @@ Record skipped_record(const Case& c, std::string_view implementation, Verdict ve
   return r;
 }
 
+Record blank_record(const Case& c, const Implementation& implementation) {
+  Record r = blank_record(c, implementation.name());
+  if (implementation.argument() != implementation.name()) r.argument = implementation.argument();
+  return r;
+}
+
+Record skipped_record(const Case& c, const Implementation& implementation, Verdict verdict, std::string why) {
+  Record r = skipped_record(c, implementation.name(), verdict, std::move(why));
+  r.argument = blank_record(c, implementation).argument;
+  return r;
+}
+
+Record lost_record(const Case& c, const Implementation& implementation, const std::string& how, bool timeout) {
+  return skipped_record(c, implementation, timeout ? Verdict::kTimeout : Verdict::kCrash,
+                        timeout ? how : "the process that ran it ended with " + how);
+}
+
 std::vector<Record> check_case(const Case& c, std::span<const Implementation* const> implementations,
                                const CheckOptions& options) {
   std::vector<Record> records;
@@ -183,7 +200,7 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
   for (const Implementation* impl : implementations) {
     const auto why = refusal ? refusal : impl->unsupported(c);
     if (why) {
-      records.push_back(skipped_record(c, impl->name(), Verdict::kSkip, *why));
+      records.push_back(skipped_record(c, *impl, Verdict::kSkip, *why));
       continue;
     }
     const auto start = Clock::now();
@@ -193,9 +210,13 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
       expected = op.reference(c, *inputs);
       shared_seconds = since(start);
     }
-    Record record = blank_record(c, impl->name());
+    Record record = blank_record(c, *impl);
     try {
       Check(op, *impl, c, *inputs, *expected, options).run(record);
+    } catch (const LostRun& e) {
+      record = lost_record(c, *impl, e.what(), e.timeout);
+    } catch (const RunFailed& e) {
+      record.result.raise(Verdict::kFail, e.what());
     } catch (const std::exception& e) {
       record.result.raise(Verdict::kFail, fmt::format("it threw: {}", e.what()));
     }

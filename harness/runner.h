@@ -24,10 +24,19 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
 // A record of this case that holds nothing but its names and the environment; and one without a comparison: why there is none.
 Record blank_record(const Case& c, std::string_view implementation);
 Record skipped_record(const Case& c, std::string_view implementation, Verdict verdict, std::string why);
+// The same, with what --impl takes.
+Record blank_record(const Case& c, const Implementation& implementation);
+Record skipped_record(const Case& c, const Implementation& implementation, Verdict verdict, std::string why);
+// Of a case whose process died: CRASH or TIMEOUT, see workers.h.
+Record lost_record(const Case& c, const Implementation& implementation, const std::string& how, bool timeout);
 
 // Judges outputs that someone else computed.
 Record judge_outputs(const Case& c, const TensorSet& inputs, const TensorSet& outputs,
                      std::string_view implementation);
+
+// The line of the smallest case that fails as `failing`, the record of c, does. Takes a few seconds at most.
+std::string smallest_failing(const Case& c, const Record& failing, const Implementation& implementation,
+                             const CheckOptions& options);
 
 struct CampaignOptions {
   CheckOptions check;

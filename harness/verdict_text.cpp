@@ -158,7 +158,7 @@ void skip_reasons(std::string& out, const Painter& paint, const std::vector<Grou
 
 std::string repro_command(const Record& r) {
   return fmt::format("moecheck repro {} --impl {}", shell_quoted(r.shrunk.empty() ? r.case_line : r.shrunk),
-                     shell_word(r.implementation));
+                     shell_word(r.argument.empty() ? r.implementation : r.argument));
 }
 
 std::string verdict_text(const Record& r, bool color) {

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -45,7 +46,7 @@ class Counter {
 
 // Messages from child to parent: kind, item, length, text.
 struct Header {
-  char kind[8];  // "start" or "done"
+  char kind[8];  // "start", "done" or "lost"
   std::uint64_t item, length;
 };
 
@@ -77,6 +78,7 @@ struct Worker {
   std::optional<std::uint64_t> open;  // the item it is at
   Clock::time_point since;
   bool timed_out = false;
+  std::string last_words;  // of one that lost its item and ends
 };
 
 std::string how_it_ended(int status) {
@@ -114,13 +116,16 @@ class Pool {
   void start() {
     int ends[2];
     if (pipe(ends) != 0) fail("pipe");
+    // Or a child that calls exit() prints once more what waits in the buffers.
+    std::fflush(stdout);
+    std::fflush(stderr);
     const pid_t pid = fork();
     if (pid < 0) fail("fork");
     if (pid == 0) {
       close(ends[0]);
       for (std::uint64_t item = counter_.take(); item < n_; item = counter_.take()) {
         send(ends[1], "start", item, {});
-        send(ends[1], "done", item, callbacks_.work(item));
+        send(ends[1], "done", item, work(ends[1], item));
       }
       close(ends[1]);
       _exit(0);
@@ -130,6 +135,20 @@ class Pool {
     w.pid = pid;
     w.fd = ends[0];
     workers_.push_back(std::move(w));
+  }
+
+  // In a child. Nothing is thrown past it: the stack below is the parent's.
+  std::string work(int fd, std::uint64_t item) {
+    std::string why;
+    try {
+      return callbacks_.work(item);
+    } catch (const ProcessBroken& e) {
+      why = e.why;
+    } catch (const std::exception& e) {
+      why = fmt::format("an exception: {}", e.what());
+    }
+    send(fd, "lost", item, why);
+    _exit(3);
   }
 
   void wait() {
@@ -167,6 +186,8 @@ class Pool {
       if (std::strcmp(h.kind, "start") == 0) {
         w.open = h.item;
         w.since = Clock::now();
+      } else if (std::strcmp(h.kind, "lost") == 0) {
+        w.last_words = w.buffer.substr(at + sizeof h, h.length);
       } else {
         w.open.reset();
         outcomes_[h.item] = {w.buffer.substr(at + sizeof h, h.length)};
@@ -185,7 +206,9 @@ class Pool {
     }
     if (w.open) {
       outcomes_[*w.open] = {
-          w.timed_out ? fmt::format("no end after {} s", options_.timeout_seconds) : how_it_ended(status),
+          w.timed_out            ? fmt::format("no end after {} s", options_.timeout_seconds)
+          : !w.last_words.empty() ? w.last_words
+                                  : how_it_ended(status),
           true, w.timed_out};
       start();  // someone must do what is left
     } else if (status != 0) {

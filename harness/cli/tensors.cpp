@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
 
 #include "harness/atomic_file.h"
 #include "harness/cli/cli.h"
@@ -45,7 +46,18 @@ int run(const TensorArguments& a) {
   const TensorSet inputs = require_inputs(c, a.inputs);
   TensorSet outputs(op.outputs(c));
   op.reset_outputs(c, inputs, outputs, 0);
-  impl.run(c, inputs, outputs, {});
+  std::optional<Record> ended;
+  try {
+    impl.run(c, inputs, outputs, {});
+  } catch (const LostRun& e) {
+    ended = lost_record(c, impl, e.what(), e.timeout);
+  } catch (const RunFailed& e) {
+    ended = skipped_record(c, impl, Verdict::kFail, e.what());
+  }
+  if (ended) {
+    fmt::print("{}", verdict_text(*ended, color_wanted(STDOUT_FILENO)));
+    return kExitFailed;
+  }
   op.blank_unspecified(c, inputs, outputs);
   write_safetensors(a.outputs, outputs, {{"case", c.str()}, {"implementation", std::string(impl.name())}});
   fmt::print("{}: outputs of {} for {}\n", printable(a.outputs), impl.name(), c.str());

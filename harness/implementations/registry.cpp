@@ -8,6 +8,7 @@
 #include "harness/implementations/faults.h"
 #include "harness/implementations/gpu_host.h"
 #include "harness/operator.h"
+#include "harness/plugin/plugin.h"
 
 namespace moecheck::harness {
 namespace {
@@ -62,6 +63,7 @@ std::span<const Implementation* const> implementations() {
 const Implementation* find_implementation(std::string_view name) {
   for (const Implementation* impl : implementations())
     if (impl->name() == name) return impl;
+  if (is_plugin_path(name)) return &find_plugin(std::string(name));
   if (name.starts_with("gpu-host")) return find_gpu_host(name);
   const auto fault = faulty().find(name);
   return fault == faulty().end() ? nullptr : fault->second.get();
