@@ -54,6 +54,7 @@ class Campaign {
       : cases_(cases), implementations_(implementations), options_(options), shrinking_(cases.size() + 1) {}
 
   std::vector<Record> run() {
+    (void)environment();  // here, once, not in each worker
     WorkerCallbacks callbacks;
     callbacks.work = [&](std::size_t i) { return checked(i, implementations_, options_.shrink, shrunk_); };
     callbacks.done = [&](std::size_t, std::string text) {

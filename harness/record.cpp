@@ -1,6 +1,7 @@
 #include "harness/record.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <fstream>
@@ -10,8 +11,9 @@
 #include "harness/case.h"
 #include "harness/json.h"
 #include "harness/text.h"
+#include "harness/workers.h"
 #include "moecheck_version.h"
-#include "optimized/gpu/devices.h"
+#include "optimized/gpu/runtime.h"
 
 namespace moecheck::harness {
 namespace {
@@ -36,12 +38,29 @@ std::string value_in_file(const char* path, std::string_view key, char separator
   return {};
 }
 
+// The GPU of this machine; empty without one. Asked in a child: a process that has used a driver cannot fork workers that do.
+std::string device_name() {
+  using Get = gpu::Runtime& (*)();
+  const Get runtime = access("/dev/nvidiactl", F_OK) == 0 ? Get(gpu::cuda_runtime)
+                      : access("/dev/kfd", F_OK) == 0     ? Get(gpu::hip_runtime)
+                                                          : nullptr;
+  std::string name;
+  if (runtime == nullptr) return name;
+  constexpr double kSeconds = 30;
+  WorkerCallbacks callbacks;
+  callbacks.work = [&](std::size_t) { return runtime().device(); };
+  callbacks.done = [&](std::size_t, std::string text) { name = std::move(text); };
+  callbacks.lost = [](std::size_t, std::string, bool) {};  // a driver without a device, or none
+  run_in_workers(1, {1, kSeconds}, callbacks);
+  return name;
+}
+
 Environment read_environment() {
   Environment e{MOECHECK_VERSION, MOECHECK_COMMIT, MOECHECK_COMPILER, MOECHECK_BUILD, {}, {}, {}, 0};
   e.cpu = value_in_file("/proc/cpuinfo", "model name", ':');
   if (e.cpu.empty()) e.cpu = value_in_file("/proc/cpuinfo", "Model", ':');  // Arm boards
   e.os = value_in_file("/etc/os-release", "PRETTY_NAME", '=');
-  e.device = optimized::gpu_devices();
+  e.device = device_name();
   e.threads = static_cast<int>(std::thread::hardware_concurrency());
   return e;
 }

@@ -49,7 +49,22 @@ Tensor::Tensor(std::string name, DType dtype, Shape shape, std::size_t misalign)
   std::memset(data_ + bytes_, kGuardByte, kGuard);
 }
 
-Tensor::Tensor(const Tensor& other) : Tensor(other.name_, other.dtype_, other.shape_, other.misalign_) {
+Tensor Tensor::elsewhere(const Tensor& like, std::byte* data) {
+  Tensor t;
+  t.name_ = like.name_;
+  t.dtype_ = like.dtype_;
+  t.shape_ = like.shape_;
+  t.bytes_ = like.bytes_;
+  t.data_ = data;
+  return t;
+}
+
+Tensor::Tensor(const Tensor& other) {
+  if (!other.block_) {
+    *this = elsewhere(other, other.data_);
+    return;
+  }
+  *this = Tensor(other.name_, other.dtype_, other.shape_, other.misalign_);
   if (bytes_ > 0) std::memcpy(data_, other.data_, bytes_);
 }
 

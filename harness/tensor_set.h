@@ -37,6 +37,8 @@ class Tensor {
 
   // `misalign` bytes are added to the address (a multiple of the element size).
   Tensor(std::string name, DType dtype, Shape shape, std::size_t misalign = 0);
+  // Over memory that another owns and that need not be readable here (a device's): no guards, and a copy is another such view.
+  static Tensor elsewhere(const Tensor& like, std::byte* data);
   Tensor(const Tensor& other);
   Tensor& operator=(const Tensor& other);
   Tensor(Tensor&&) noexcept = default;
@@ -56,11 +58,12 @@ class Tensor {
   bool guards_intact(std::ptrdiff_t* where = nullptr) const;
 
  private:
+  Tensor() = default;
   struct Free {
     void operator()(std::byte* p) const noexcept;
   };
   std::string name_;
-  DType dtype_;
+  DType dtype_ = DType::kF32;
   Shape shape_;
   std::size_t bytes_ = 0, misalign_ = 0;
   std::unique_ptr<std::byte, Free> block_;

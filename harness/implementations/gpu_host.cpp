@@ -4,58 +4,38 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <charconv>
+#include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
-#include "harness/operators/gating.h"
-#include "optimized/gpu/gating.h"
+#include "harness/implementations/gpu/adapter.h"
 #include "optimized/gpu/host/executor.h"
-#include "reference/gating.h"
 
 namespace moecheck::harness {
 namespace {
 
-namespace kernels = MOECHECK_OPTIMIZED;
 namespace host = gpu::host;
+namespace adapters = gpu_adapters::MOECHECK_OPTIMIZED::MOECHECK_GPU_BACKEND;
+namespace kernels = adapters::kernels;
 
-using reference::ConstView;
-using reference::View;
-
-// As the serving frameworks do, a separate step after the kernel.
-void remap(const reference::GatingOptions& o, ConstView table, View ids) {
-  const std::int64_t tokens = ids.shape[0];
-  const bool masked = o.policy.padding != reference::Padding::kCompute;
-  const std::int64_t rows = masked ? tokens - o.padded_tokens : tokens;
-  for (std::int64_t i = 0; i < rows * o.slots(); ++i) {
-    const std::int64_t id = load_int(ids.dtype, ids.data, i);
-    if (id >= 0 && id < o.experts) ids.set_int(i, table.int_at(id));
+// What a run asks for: blocks of their own, so that a sanitizer sees a write outside.
+class Workspace {
+ public:
+  void* get(std::size_t bytes) {
+    all_.emplace_back(static_cast<std::byte*>(::operator new(bytes, kAlignment)));
+    std::memset(all_.back().get(), 0xFF, bytes);
+    return all_.back().get();
   }
-}
 
-void run_gating(const Case& c, const TensorSet& in, TensorSet& out) {
-  const reference::GatingOptions o = gating_options(c);
-  kernels::gating_host(o, in.view("router_logits"), in.view("e_score_correction_bias"),
-                       out.view("topk_weights"), out.view("topk_ids"));
-  if (const ConstView table = in.view("logical_to_physical")) remap(o, table, out.view("topk_ids"));
-}
-
-struct GpuAdapter {
-  std::string_view op;
-  std::optional<std::string> (*unsupported)(const Case& c);
-  void (*run)(const Case& c, const TensorSet& inputs, TensorSet& outputs);
+ private:
+  static constexpr std::align_val_t kAlignment{256};
+  struct Free {
+    void operator()(std::byte* p) const noexcept { ::operator delete(p, kAlignment); }
+  };
+  std::vector<std::unique_ptr<std::byte, Free>> all_;
 };
-
-const std::array kAdapters = {
-    GpuAdapter{"gating", [](const Case& c) { return kernels::gpu_gating_unsupported(gating_options(c)); },
-               run_gating},
-};
-
-const GpuAdapter* adapter_of(const Case& c) {
-  for (const GpuAdapter& a : kAdapters)
-    if (a.op == c.operator_name()) return &a;
-  return nullptr;
-}
 
 class GpuHost : public Implementation {
  public:
@@ -68,7 +48,7 @@ class GpuHost : public Implementation {
   std::string_view summary() const override { return summary_; }
 
   std::optional<std::string> unsupported(const Case& c) const override {
-    const GpuAdapter* a = adapter_of(c);
+    const adapters::GpuAdapter* a = adapters::find_gpu_adapter(c.operator_name());
     if (a == nullptr) return fmt::format("there is no GPU kernel of {}", c.operator_name());
     return a->unsupported(c);
   }
@@ -77,7 +57,9 @@ class GpuHost : public Implementation {
   void run(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions&) const override {
     host::Executor executor(options_);
     const host::UseExecutor use(executor);
-    adapter_of(c)->run(c, inputs, outputs);
+    Workspace workspace;
+    adapters::find_gpu_adapter(c.operator_name())
+        ->run({c, inputs, outputs, inputs, nullptr, [&](std::size_t bytes) { return workspace.get(bytes); }});
   }
 
  private:

@@ -6,6 +6,7 @@
 
 #include "harness/implementations/cpu.h"
 #include "harness/implementations/faults.h"
+#include "harness/implementations/gpu_device.h"
 #include "harness/implementations/gpu_host.h"
 #include "harness/operator.h"
 #include "harness/plugin/plugin.h"
@@ -40,14 +41,15 @@ const std::map<std::string, std::unique_ptr<Implementation>, std::less<>>& fault
   return all;
 }
 
-// The GPU kernels on the host executor, whose names spell out a schedule: made when asked for.
-const Implementation* find_gpu_host(std::string_view name) {
+// The GPU kernels, on a device or on the host executor, where names spell out a schedule: made when asked for.
+const Implementation* find_gpu(std::string_view name) {
   static std::mutex mutex;
   static std::map<std::string, std::unique_ptr<Implementation>, std::less<>> made;
   const std::scoped_lock lock(mutex);
   if (const auto known = made.find(name); known != made.end()) return known->second.get();
   std::unique_ptr<Implementation> impl = make_gpu_host(name);
   if (!impl) impl = make_faulty_gpu_host(name);
+  if (!impl) impl = make_gpu_device(name);
   return impl ? made.emplace(std::string(name), std::move(impl)).first->second.get() : nullptr;
 }
 
@@ -64,7 +66,7 @@ const Implementation* find_implementation(std::string_view name) {
   for (const Implementation* impl : implementations())
     if (impl->name() == name) return impl;
   if (is_plugin_path(name)) return &find_plugin(std::string(name));
-  if (name.starts_with("gpu-host")) return find_gpu_host(name);
+  if (const Implementation* impl = find_gpu(name)) return impl;
   const auto fault = faulty().find(name);
   return fault == faulty().end() ? nullptr : fault->second.get();
 }

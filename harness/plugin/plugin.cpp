@@ -10,10 +10,10 @@
 #include <mutex>
 #include <optional>
 
+#include "harness/device_tensors.h"
 #include "harness/json.h"
 #include "harness/operator.h"
 #include "harness/plugin/call.h"
-#include "harness/plugin/device.h"
 #include "harness/plugin/library.h"
 #include "harness/text.h"
 #include "harness/workers.h"
@@ -23,83 +23,48 @@ namespace {
 
 // ---- One call, in this process
 
-// Device memory of one tensor between guard bands: the host's own, copied with it and back, so that a write outside is seen
-// there as on the host.
-class DeviceCopy {
- public:
-  DeviceCopy(Device& device, const Tensor& t)
-      : device_(device),
-        offset_(Tensor::kGuard + reinterpret_cast<std::uintptr_t>(t.data()) % Tensor::kAlignment),
-        bytes_(t.bytes() + 2 * Tensor::kGuard) {
-    memory_ = static_cast<std::byte*>(device.allocate(offset_ + t.bytes() + Tensor::kGuard));
-    device.copy_in(memory_ + offset_ - Tensor::kGuard, t.data() - Tensor::kGuard, bytes_);
-  }
-  ~DeviceCopy() { device_.release(memory_); }
-  DeviceCopy(const DeviceCopy&) = delete;
-  DeviceCopy& operator=(const DeviceCopy&) = delete;
-
-  std::byte* data() const { return memory_ + offset_; }
-  // Into a tensor of the same shape; its guards too.
-  void copy_to(Tensor& t) const {
-    device_.copy_out(t.data() - Tensor::kGuard, data() - Tensor::kGuard, bytes_);
-  }
-
- private:
-  Device& device_;
-  std::size_t offset_, bytes_;
-  std::byte* memory_ = nullptr;
-};
+gpu::Runtime* runtime_of(std::int32_t device) {
+  return device == MOECHECK_CPU ? nullptr : device == MOECHECK_CUDA ? &gpu::cuda_runtime() : &gpu::hip_runtime();
+}
 
 // All tensors of a call, on the host or on a device.
 class CallTensors {
  public:
   CallTensors(std::int32_t device, const Case& c, const TensorSet& inputs, TensorSet& outputs)
-      : device_(device == MOECHECK_CPU ? nullptr : &device_of(device)),
-        input_set_(inputs),
-        output_set_(outputs) {
+      : runtime_(runtime_of(device)) {
     where_.device_type = static_cast<decltype(where_.device_type)>(device);
     where_.device_id = 0;
-    for (const Tensor& t : inputs.tensors()) put(in_, t, false);
+    if (runtime_ != nullptr) device_.emplace(*runtime_, inputs, outputs);
+    for (const Tensor& t : (device_ ? device_->inputs() : inputs).tensors()) put(in_, t, false);
     const std::vector<TensorSpec> specs = operator_of(c).outputs(c);
-    for (const Tensor& t : outputs.tensors()) {
+    for (const Tensor& t : (device_ ? device_->outputs() : outputs).tensors()) {
       bool in_place = false;
       for (const TensorSpec& s : specs) in_place = in_place || (s.name == t.name() && s.in_place);
       put(out_, t, in_place);
     }
-    if (device_ != nullptr) device_->settle();
   }
 
   const TensorStructs& inputs() const { return in_; }
   const TensorStructs& outputs() const { return out_; }
-  void* stream() const { return device_ == nullptr ? nullptr : device_->stream(); }
+  void* stream() const {
+    if (runtime_ == nullptr) return nullptr;
+    static const gpu::Stream stream = runtime_->create_stream();  // of this process
+    return stream;
+  }
 
   // Waits, and brings results back. RunFailed when an input changed on the device; the host's are the caller's to compare.
   void finish() {
-    if (device_ == nullptr) return;
-    device_->wait();
-    std::size_t i = 0;
-    for (const Tensor& t : input_set_.tensors()) {
-      Tensor back(t);
-      copies_[i++]->copy_to(back);
-      if (std::memcmp(back.data() - Tensor::kGuard, t.data() - Tensor::kGuard,
-                      t.bytes() + 2 * Tensor::kGuard) != 0)
-        throw RunFailed(fmt::format("it wrote into its input {}, or beside it", t.name()));
-    }
-    for (Tensor& t : output_set_.tensors()) copies_[i++]->copy_to(t);
+    if (device_) device_->finish();
   }
 
  private:
   void put(TensorStructs& to, const Tensor& t, bool in_place) {
-    const std::byte* data = t.data();
-    if (device_ != nullptr) data = copies_.emplace_back(std::make_unique<DeviceCopy>(*device_, t))->data();
-    to.add(t, const_cast<std::byte*>(data), where_, in_place);
+    to.add(t, const_cast<std::byte*>(t.data()), where_, in_place);
   }
 
-  Device* device_;
+  gpu::Runtime* runtime_;
   DLDevice where_{};
-  const TensorSet& input_set_;
-  TensorSet& output_set_;
-  std::vector<std::unique_ptr<DeviceCopy>> copies_;
+  std::optional<DeviceTensors> device_;
   TensorStructs in_, out_;
 };
 
@@ -122,7 +87,7 @@ std::optional<std::string> ask(const PluginOperator& op, const Case& c) {
   return why == nullptr ? std::nullopt : std::optional<std::string>(*why == 0 ? "it gives no reason" : why);
 }
 
-void run_here(const PluginOperator& op, const Case& c, const TensorSet& inputs, TensorSet& outputs,
+void run_with(const PluginOperator& op, const Case& c, const TensorSet& inputs, TensorSet& outputs,
               int threads) {
   const CaseStruct given(c);
   CallTensors tensors(op.device, c, inputs, outputs);
@@ -146,6 +111,11 @@ void run_here(const PluginOperator& op, const Case& c, const TensorSet& inputs, 
     throw RunFailed(
         fmt::format("run() returned {}: {}", code, *error == 0 ? "it left no reason in call->error" : error));
   tensors.finish();
+}
+
+void run_here(const PluginOperator& op, const Case& c, const TensorSet& inputs, TensorSet& outputs,
+              int threads) {
+  with_device_errors([&] { run_with(op, c, inputs, outputs, threads); });
 }
 
 // ---- The same from the process that made the implementation

@@ -2,7 +2,6 @@
 // gpu.h on CUDA. Waves are warps: W is 32.
 #include <cuda_runtime.h>
 
-#include <stdexcept>
 #include <string>
 
 #include "optimized/gpu/backend_device.h"
@@ -11,6 +10,8 @@
 #define GPU_BACKEND_NAME "cuda"
 
 namespace moecheck::gpu {
+
+using ThisBackend = Cuda;
 
 template <int W>
 GPU_DEVICE int lane() {
@@ -177,12 +178,14 @@ GPU_DEVICE std::uint8_t hardware_to_e4m3fn(float v) {
 }
 #endif
 
-class DeviceError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 inline void check(cudaError_t e, const char* what) {
   if (e != cudaSuccess) throw DeviceError(std::string(what) + ": " + cudaGetErrorString(e));
+}
+
+// launcher.template operator()<W>() with the width of this device's waves.
+template <class Launcher>
+void with_wave_width(Launcher&& launcher) {
+  launcher.template operator()<32>();
 }
 
 template <class... Parameters, class... Arguments>

@@ -3,7 +3,6 @@
 // part, so masks only select among the results.
 #include <hip/hip_runtime.h>
 
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -15,6 +14,8 @@
 #define GPU_BACKEND_NAME "hip"
 
 namespace moecheck::gpu {
+
+using ThisBackend = Hip;
 
 template <int W>
 GPU_DEVICE int lane() {
@@ -154,10 +155,6 @@ GPU_DEVICE std::uint8_t hardware_to_e4m3fnuz(float v) {
 }
 #endif
 
-class DeviceError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 inline void check(hipError_t e, const char* what) {
   if (e != hipSuccess) throw DeviceError(std::string(what) + ": " + hipGetErrorString(e));
 }
@@ -168,6 +165,14 @@ inline int device_wave_width() {
   check(hipGetDevice(&device), "current device");
   check(hipDeviceGetAttribute(&width, hipDeviceAttributeWarpSize, device), "wave width of the device");
   return width;
+}
+
+template <class Launcher>
+void with_wave_width(Launcher&& launcher) {
+  if (device_wave_width() == 32)
+    launcher.template operator()<32>();
+  else
+    launcher.template operator()<64>();
 }
 
 template <class... Parameters, class... Arguments>

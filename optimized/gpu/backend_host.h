@@ -24,6 +24,8 @@
 
 namespace moecheck::gpu {
 
+using ThisBackend = Host;
+
 inline unsigned thread_x() { return host::running->thread.x; }
 inline unsigned thread_y() { return host::running->thread.y; }
 inline unsigned thread_z() { return host::running->thread.z; }
@@ -170,6 +172,14 @@ T bits_as(std::uint32_t bits) {
 }
 inline std::uint32_t float_bits(float v) { return std::bit_cast<std::uint32_t>(v); }
 inline int count_bits(std::uint64_t mask) { return std::popcount(mask); }
+
+template <class Launcher>
+void with_wave_width(Launcher&& launcher) {
+  if (host::Executor::current().options().wave == 32)
+    launcher.template operator()<32>();
+  else
+    launcher.template operator()<64>();
+}
 
 // Runs the kernel now, on the executor of this OS thread. Throws host::Error.
 template <class... Parameters, class... Arguments>

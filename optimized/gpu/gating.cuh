@@ -9,7 +9,7 @@
 #include <string>
 
 #include "optimized/gpu/gating.h"
-#include "optimized/gpu/gating_weights.cuh"
+#include "optimized/gpu/gating_weights.h"
 #include "optimized/gpu/specializations.h"
 
 namespace moecheck::MOECHECK_OPTIMIZED::gating_kernels {
@@ -193,7 +193,7 @@ const Choice& smallest(const std::array<Choice, N>& all, int experts) {
 }
 
 template <int W>
-void launch_gating(const GatingArgs& a, void* stream) {
+void launch_gating(const GatingArgs& a, Stream stream) {
   if (a.tokens == 0) return;
   const char* reason = not_plain<W>(a);
   if (reason != nullptr) note_fallback("gating", reason);
@@ -211,4 +211,47 @@ void launch_gating(const GatingArgs& a, void* stream) {
          a);
 }
 
+inline constexpr int kRemapThreads = 256;
+
+// T: the dtype of table and ids.
+template <class T>
+GPU_KERNEL void GPU_LAUNCH_BOUNDS(kRemapThreads) remap_ids(const std::int32_t* table, std::int64_t count, std::int64_t experts, T* ids) {
+  const std::int64_t i = static_cast<std::int64_t>(block_x()) * kRemapThreads + thread_x();
+  if (i < count && ids[i] >= 0 && ids[i] < experts) ids[i] = table[ids[i]];
+}
+
 }  // namespace moecheck::MOECHECK_OPTIMIZED::gating_kernels
+
+namespace moecheck::MOECHECK_OPTIMIZED {
+
+template <class Backend>
+void gpu_gating(const reference::GatingOptions& options, reference::ConstView router_logits,
+                reference::ConstView bias, reference::View topk_weights, reference::View topk_ids,
+                gpu::Stream stream) {
+  const GatingArgs args = gating_args(options, router_logits, bias, topk_weights, topk_ids);
+  gpu::with_wave_width([&]<int W>() { gating_kernels::launch_gating<W>(args, stream); });
+}
+
+template <class Backend>
+void gpu_remap_ids(reference::ConstView table, std::int64_t count, std::int64_t experts, reference::View ids,
+                   gpu::Stream stream) {
+  if (count == 0) return;
+  const gpu::LaunchConfig config{
+      .grid = static_cast<unsigned>((count + gating_kernels::kRemapThreads - 1) / gating_kernels::kRemapThreads),
+      .block = gating_kernels::kRemapThreads,
+      .stream = stream};
+  const auto launch = [&]<class T>(T* p) {
+    gpu::launch(gating_kernels::remap_ids<T>, config, table.as<std::int32_t>(), count, experts, p);
+  };
+  if (ids.dtype == reference::DType::kI64)
+    launch(ids.as<std::int64_t>());
+  else
+    launch(ids.as<std::int32_t>());
+}
+
+template void gpu_gating<gpu::ThisBackend>(const reference::GatingOptions&, reference::ConstView, reference::ConstView,
+                                           reference::View, reference::View, gpu::Stream);
+template void gpu_remap_ids<gpu::ThisBackend>(reference::ConstView, std::int64_t, std::int64_t, reference::View,
+                                              gpu::Stream);
+
+}  // namespace moecheck::MOECHECK_OPTIMIZED

@@ -1,6 +1,6 @@
 #pragma once
 // The middle part of the gating kernels: groups, then experts, by unsigned keys in the order of the choice scores.
-#include "optimized/gpu/gating_scores.cuh"
+#include "optimized/gpu/gating_scores.h"
 
 namespace moecheck::MOECHECK_OPTIMIZED::gating_kernels {
 

@@ -1,6 +1,6 @@
 #pragma once
 // The last part of the gating kernels: lane k weighs slot k, and writes it.
-#include "optimized/gpu/gating_select.cuh"
+#include "optimized/gpu/gating_select.h"
 
 namespace moecheck::MOECHECK_OPTIMIZED::gating_kernels {
 

@@ -13,8 +13,9 @@
 // Rules of this one source
 //   All lanes of a wave (or of the mask) come to a wave operation, at the same line. So do all threads of a block to a barrier:
 //   no thread returns before one. Shuffles and votes order no memory: wave_barrier does, within a wave.
-//   The backend is this translation unit's: a wrapper file per language instantiates the kernels (X_cuda.cu, X_hip.hip,
-//   X_host.cpp). Device code calls no function of the standard library; constexpr data it uses is inline constexpr.
+//   The backend is this translation unit's, gpu::ThisBackend: an operator's kernels are in OP.cuh, which ends with the instantiation
+//   of its entry points for it, and CMake compiles that file as C++, CUDA or HIP. Device code calls no function of the standard
+//   library; constexpr data it uses is inline constexpr.
 //
 // Kernels         GPU_KERNEL, GPU_DEVICE, GPU_LAUNCH_BOUNDS(threads), GPU_UNROLL
 // Position        thread_x/y/z block_x/y/z block_dim_x/y/z grid_dim_x/y/z thread_in_block() lane<W>() wave_in_block<W>()
@@ -30,7 +31,7 @@
 // Memory          load16 store16: 16 bytes at once; the address must be a multiple of 16
 // Numbers         gpu/number_formats.h, bit for bit as reference/number_formats.h
 // Tiles           gpu/tile.h: bf16 and fp8 matrix products of a wave
-// Launch          launch(kernel, LaunchConfig, arguments...)
+// Launch          launch(kernel, LaunchConfig, arguments...)  with_wave_width([&]<int W> { ... launch(kernel<W>, ...) })
 #include <cstddef>
 #include <cstdint>
 

@@ -2,8 +2,25 @@
 // What host and device code of every backend share.
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 
 namespace moecheck::gpu {
+
+// What kernels are compiled for. Operators are templates on it: gpu_gating<gpu::Host>(...). Each file that instantiates kernels is
+// compiled for one of them, its ThisBackend.
+struct Host {};  // the host executor, gpu/host/executor.h
+struct Cuda {};
+struct Hip {};
+
+// cudaStream_t, hipStream_t, or a stream of the host executor (gpu/runtime.h). nullptr: the host executor runs at once, a device
+// on its default stream.
+using Stream = void*;
+
+// What a device or its driver refused.
+class DeviceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 struct Dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -11,11 +28,11 @@ struct Dim3 {
   constexpr std::uint64_t count() const { return std::uint64_t{x} * y * z; }
 };
 
-// How a kernel is launched. `stream`: cudaStream_t or hipStream_t; the host executor runs everything at once and takes none.
+// How a kernel is launched.
 struct LaunchConfig {
   Dim3 grid = 1, block = 1;
   std::size_t dynamic_shared = 0;  // bytes
-  void* stream = nullptr;
+  Stream stream = nullptr;
   bool all_resident = false;  // a cooperative launch: blocks may wait for each other
   int wave = 0;               // the wave width the kernel was compiled for, checked by the host executor
 };

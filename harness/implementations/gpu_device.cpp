@@ -1,0 +1,141 @@
+#include "harness/implementations/gpu_device.h"
+
+#include <fmt/format.h>
+
+#include <deque>
+
+#include "harness/device_tensors.h"
+#include "harness/implementations/gpu/adapter.h"
+
+namespace moecheck::harness {
+namespace {
+
+constexpr std::string_view kApis[] = {"cuda", "hip"};
+
+}  // namespace
+
+#ifdef MOECHECK_GPU_DEVICE
+
+namespace {
+
+namespace adapters = gpu_adapters::MOECHECK_OPTIMIZED::MOECHECK_GPU_BACKEND;
+constexpr bool kCuda = std::is_same_v<adapters::Backend, gpu::Cuda>;
+
+gpu::Runtime& runtime() { return kCuda ? gpu::cuda_runtime() : gpu::hip_runtime(); }
+
+// The stream all runs of this process use.
+gpu::Stream stream() {
+  static const gpu::Stream s = runtime().create_stream();
+  return s;
+}
+
+// What a run asks for, given again in the same order when it is run again.
+class Workspace {
+ public:
+  void* get(std::size_t bytes) {
+    if (next_ == all_.size()) all_.emplace_back(runtime(), bytes);
+    gpu::Memory& m = all_[next_++];
+    if (m.bytes() < bytes) m = gpu::Memory(runtime(), bytes);
+    runtime().fill(m.data(), 0xFF, m.bytes(), stream());
+    return m.data();
+  }
+  void rewind() { next_ = 0; }
+
+ private:
+  std::deque<gpu::Memory> all_;
+  std::size_t next_ = 0;
+};
+
+// A graph for as long as it lives.
+class Captured {
+ public:
+  template <class Launches>
+  explicit Captured(Launches&& launches) {
+    runtime().begin_capture(stream());
+    launches();
+    graph_ = runtime().end_capture(stream());
+  }
+  ~Captured() { runtime().destroy_graph(graph_); }
+  Captured(const Captured&) = delete;
+  Captured& operator=(const Captured&) = delete;
+  void replay() const { runtime().launch(graph_, stream()); }
+
+ private:
+  gpu::Graph graph_ = nullptr;
+};
+
+class GpuDevice final : public Implementation {
+ public:
+  GpuDevice(std::string_view name, bool graph) : name_(name), graph_(graph) {
+    summary_ = fmt::format("the GPU kernels on a {} device{}", kCuda ? "CUDA" : "HIP",
+                           graph ? ", captured and replayed as a graph" : "");
+  }
+
+  std::string_view name() const override { return name_; }
+  std::string_view summary() const override { return summary_; }
+  bool runs_in_workers_only() const override { return true; }
+
+  std::optional<std::string> unsupported(const Case& c) const override {
+    const adapters::GpuAdapter* a = adapters::find_gpu_adapter(c.operator_name());
+    if (a == nullptr) return fmt::format("there is no GPU kernel of {}", c.operator_name());
+    return a->unsupported(c);
+  }
+
+  void run(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions&) const override {
+    with_device_errors([&] {
+      DeviceTensors tensors(runtime(), inputs, outputs);
+      Workspace workspace;
+      const auto launch = [&] {
+        workspace.rewind();
+        adapters::find_gpu_adapter(c.operator_name())
+            ->run({c, tensors.inputs(), tensors.outputs(), inputs, stream(),
+                   [&](std::size_t bytes) { return workspace.get(bytes); }});
+      };
+      launch();
+      if (graph_) {
+        runtime().wait(stream());  // kernels are loaded and the workspace has its size: what a capture must not do
+        const Captured graph(launch);
+        for (int i = 0; i < 2; ++i) {
+          tensors.reset_outputs();
+          graph.replay();
+        }
+        runtime().wait(stream());
+      }
+      tensors.finish();
+    });
+  }
+
+ private:
+  std::string name_, summary_;
+  bool graph_;
+};
+
+}  // namespace
+
+std::unique_ptr<Implementation> make_gpu_device(std::string_view name) {
+  for (const std::string_view api : kApis) {
+    const bool graph = name == fmt::format("{}:graph", api);
+    if (name != api && !graph) continue;
+    if (api != (kCuda ? "cuda" : "hip"))
+      throw UsageError(fmt::format("this build has {} kernels, not {}: configure with cmake --preset {}",
+                                   kCuda ? "CUDA" : "HIP", kCuda ? "HIP" : "CUDA", api));
+    return std::make_unique<GpuDevice>(name, graph);
+  }
+  return nullptr;
+}
+
+#else
+
+std::unique_ptr<Implementation> make_gpu_device(std::string_view name) {
+  for (const std::string_view api : kApis)
+    if (name == api || name == fmt::format("{}:graph", api))
+      throw UsageError(
+          fmt::format("this build has no {} kernels: configure with cmake --preset {}; their sources run here "
+                      "on the host executor, --impl gpu-host",
+                      api == "cuda" ? "CUDA" : "HIP", api));
+  return nullptr;
+}
+
+#endif
+
+}  // namespace moecheck::harness
