@@ -94,14 +94,9 @@ BenchResult bench_here(const Case& c, const Implementation& implementation, cons
   op.generate(c, inputs);
   r.bytes = op.bytes_moved(c, inputs).value_or(bytes_to_read(inputs));
   op.reset_outputs(c, inputs, outputs);
-  const RunOptions run{options.threads};
-  implementation.run(c, inputs, outputs, run);  // warm: pages touched, threads started
-  std::vector<double> times;
-  for (const auto start = Clock::now(); times.size() < 5 || since(start) < options.seconds;) {
-    const auto one = Clock::now();
-    implementation.run(c, inputs, outputs, run);
-    times.push_back(since(one));
-  }
+  std::vector<double> times =
+      implementation.time_runs(c, inputs, outputs, {options.threads}, options.seconds);
+  r.copy_bandwidth = implementation.copy_bandwidth();
   r.runs = static_cast<std::int64_t>(times.size());
   std::nth_element(times.begin(), times.begin() + r.runs / 2, times.end());
   r.median_seconds = times[times.size() / 2];
@@ -113,6 +108,7 @@ BenchResult bench_here(const Case& c, const Implementation& implementation, cons
   Judgement j;
   op.judge(c, inputs, *expected, outputs, j);
   r.verdict = name(j.verdict);
+  r.reason = j.reason;
   return r;
 }
 
@@ -128,16 +124,19 @@ BenchResult bench_in_worker(const Case& c, const Implementation& implementation,
     const BenchResult b = bench_here(c, implementation, options);
     return nlohmann::json{b.median_seconds, b.fastest_seconds, b.reference_seconds,
                           b.bytes,          b.bandwidth,       b.tokens,
-                          b.runs,           b.verdict}
+                          b.runs,           b.copy_bandwidth,  b.verdict,
+                          b.reason}
         .dump();
   };
   callbacks.done = [&](std::size_t, std::string text) {
     const auto j = nlohmann::json::parse(text);
     r.median_seconds = j[0], r.fastest_seconds = j[1], r.reference_seconds = j[2], r.bytes = j[3];
-    r.bandwidth = j[4], r.tokens = j[5], r.runs = j[6], r.verdict = j[7].get<std::string>();
+    r.bandwidth = j[4], r.tokens = j[5], r.runs = j[6], r.copy_bandwidth = j[7];
+    r.verdict = j[8].get<std::string>(), r.reason = j[9].get<std::string>();
   };
-  callbacks.lost = [&](std::size_t, std::string, bool timeout) {
+  callbacks.lost = [&](std::size_t, std::string how, bool timeout) {
     r.verdict = name(timeout ? Verdict::kTimeout : Verdict::kCrash);
+    r.reason = std::move(how);
   };
   run_in_workers(1, {1, kBenchTimeout}, callbacks);
   return r;

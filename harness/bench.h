@@ -21,7 +21,8 @@ struct BenchResult {
   double bytes = 0;
   double bandwidth = 0;  // bytes / median_seconds
   std::int64_t tokens = 0, runs = 0;
-  std::string verdict;  // of the last timed run's outputs
+  double copy_bandwidth = 0;  // of the device it ran on; 0: it ran on the host
+  std::string verdict, reason;  // of a timed run's outputs; why, where it is a failure
 };
 
 // Bytes per second at which `threads` threads read 1 GiB, the best of five passes.

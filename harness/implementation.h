@@ -46,6 +46,13 @@ class Implementation {
   virtual void run(const Case& c, const TensorSet& inputs, TensorSet& outputs,
                    const RunOptions& options) const = 0;
 
+  // Runs again and again for about `seconds`, at least five times, and gives the seconds of each run, without what happens only
+  // once (copies to a device). The outputs are those of a run.
+  virtual std::vector<double> time_runs(const Case& c, const TensorSet& inputs, TensorSet& outputs,
+                                        const RunOptions& options, double seconds) const;
+  // Bytes per second, read and written ones together, that a copy moves in the memory it runs in; 0: the host's memory.
+  virtual double copy_bandwidth() const { return 0; }
+
   // Why it does not keep a clause of the contract ("atomics: the order of summation varies"), or nothing when it promises it.
   // A clause that is not promised is not asked, and shown as such.
   virtual std::optional<std::string> not_promised(std::string_view /*clause*/) const { return std::nullopt; }

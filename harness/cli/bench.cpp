@@ -30,7 +30,7 @@ std::string time_text(double seconds) {
 }
 
 nlohmann::ordered_json to_json(const BenchResult& r, double read, double copy) {
-  return {{"case", r.case_line},
+  nlohmann::ordered_json j = {{"case", r.case_line},
           {"implementation", r.implementation},
           {"median_seconds", r.median_seconds},
           {"fastest_seconds", r.fastest_seconds},
@@ -38,10 +38,15 @@ nlohmann::ordered_json to_json(const BenchResult& r, double read, double copy) {
           {"tokens", r.tokens},
           {"bytes", r.bytes},
           {"bytes_per_second", r.bandwidth},
-          {"fraction_of_read_bandwidth", r.bandwidth / read},
           {"fraction_of_copy_bandwidth", r.bandwidth / copy},
           {"reference_seconds", r.reference_seconds},
           {"verdict", r.verdict}};
+  // Of a device only the copy's bandwidth is measured.
+  if (r.copy_bandwidth > 0)
+    j["device_copy_bytes_per_second"] = r.copy_bandwidth;
+  else
+    j["fraction_of_read_bandwidth"] = r.bandwidth / read;
+  return j;
 }
 
 int bench(const BenchArguments& a) {
@@ -57,7 +62,7 @@ int bench(const BenchArguments& a) {
   fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9} {:>7} {:>7} {:>9}  {}\n", "case", "impl", "median", "per token",
              "GB/s", "of read", "of copy", "vs ref", "verdict");
   nlohmann::ordered_json results = nlohmann::ordered_json::array();
-  bool fine = true, ran = false;
+  bool fine = true, ran = false, device_shown = false;
   for (const std::string& line : a.lines.empty() ? bench_lines() : a.lines) {
     const Case c = require_case(line);
     if (!a.operators.empty() &&
@@ -70,22 +75,31 @@ int bench(const BenchArguments& a) {
         continue;
       }
       const BenchResult r = bench_case(c, *impl, {threads, a.seconds});
-      fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9.1f} {:>6.0f}% {:>6.0f}% {:>8.1f}x  {}\n", r.case_line,
+      const bool on_device = r.copy_bandwidth > 0;
+      if (on_device && !device_shown) {
+        fmt::print("{}: copies {:.1f} GB/s (read and written); times by its own events, over copies of the tensors in turn\n",
+                   environment().device, r.copy_bandwidth * 1e-9);
+        device_shown = true;
+      }
+      const double of_copy = on_device ? r.copy_bandwidth : copy;
+      fmt::print("{:<86} {:<13} {:>10} {:>10} {:>9.1f} {:>7} {:>6.0f}% {:>8.1f}x  {}{}{}\n", r.case_line,
                  r.implementation, time_text(r.median_seconds),
                  r.tokens == 0 ? "" : time_text(r.median_seconds / static_cast<double>(r.tokens)),
-                 r.bandwidth * 1e-9, 100 * r.bandwidth / read, 100 * r.bandwidth / copy,
-                 r.reference_seconds / r.median_seconds, r.verdict);
+                 r.bandwidth * 1e-9, on_device ? "-" : fmt::format("{:.0f}%", 100 * r.bandwidth / read),
+                 100 * r.bandwidth / of_copy, r.reference_seconds / r.median_seconds, r.verdict,
+                 r.reason.empty() ? "" : ": ", printable(r.reason));
       std::fflush(stdout);
       Verdict v{};
       fine = fine && parse_verdict(r.verdict, v) && !is_failure(v);
       ran = true;
-      results.push_back(to_json(r, read, copy));
+      results.push_back(to_json(r, read, of_copy));
     }
   }
   if (!a.json.empty()) {
     const Environment& e = environment();
     const nlohmann::ordered_json all = {{"schema", "moecheck.bench/1"},
                                         {"cpu", e.cpu},
+                                        {"device", e.device},
                                         {"os", e.os},
                                         {"compiler", e.compiler},
                                         {"commit", e.commit},

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <deque>
 
 #include "harness/device_tensors.h"
@@ -32,16 +33,18 @@ gpu::Stream stream() {
 // What a run asks for, given again in the same order when it is run again.
 class Workspace {
  public:
+  explicit Workspace(bool poisoned) : poisoned_(poisoned) {}  // not where it would be timed
   void* get(std::size_t bytes) {
     if (next_ == all_.size()) all_.emplace_back(runtime(), bytes);
     gpu::Memory& m = all_[next_++];
     if (m.bytes() < bytes) m = gpu::Memory(runtime(), bytes);
-    runtime().fill(m.data(), 0xFF, m.bytes(), stream());
+    if (poisoned_) runtime().fill(m.data(), 0xFF, m.bytes(), stream());
     return m.data();
   }
   void rewind() { next_ = 0; }
 
  private:
+  bool poisoned_;
   std::deque<gpu::Memory> all_;
   std::size_t next_ = 0;
 };
@@ -64,6 +67,29 @@ class Captured {
   gpu::Graph graph_ = nullptr;
 };
 
+// Time on the device.
+class Timer {
+ public:
+  Timer() : from_(runtime().create_event()), to_(runtime().create_event()) {}
+  ~Timer() {
+    runtime().destroy_event(from_);
+    runtime().destroy_event(to_);
+  }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+  template <class Work>
+  double seconds(Work&& work) const {
+    runtime().record(from_, stream());
+    work();
+    runtime().record(to_, stream());
+    runtime().wait(stream());
+    return runtime().milliseconds(from_, to_) * 1e-3;
+  }
+
+ private:
+  gpu::Event from_, to_;
+};
+
 class GpuDevice final : public Implementation {
  public:
   GpuDevice(std::string_view name, bool graph) : name_(name), graph_(graph) {
@@ -84,13 +110,8 @@ class GpuDevice final : public Implementation {
   void run(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions&) const override {
     with_device_errors([&] {
       DeviceTensors tensors(runtime(), inputs, outputs);
-      Workspace workspace;
-      const auto launch = [&] {
-        workspace.rewind();
-        adapters::find_gpu_adapter(c.operator_name())
-            ->run({c, tensors.inputs(), tensors.outputs(), inputs, stream(),
-                   [&](std::size_t bytes) { return workspace.get(bytes); }});
-      };
+      Workspace workspace(true);
+      const auto launch = [&] { run_adapter(c, inputs, tensors, workspace); };
       launch();
       if (graph_) {
         runtime().wait(stream());  // kernels are loaded and the workspace has its size: what a capture must not do
@@ -105,7 +126,60 @@ class GpuDevice final : public Implementation {
     });
   }
 
+  // A graph of runs on several copies of the tensors, so that what a run reads is not in the cache because the last one read it.
+  std::vector<double> time_runs(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions&,
+                                double seconds) const override {
+    return with_device_errors([&] {
+      constexpr std::size_t kMoreThanCaches = 256u << 20, kCopies = 64;
+      const std::size_t bytes = inputs.bytes() + outputs.bytes() + 1;
+      std::deque<DeviceTensors> copies;
+      for (std::size_t n = std::clamp<std::size_t>(kMoreThanCaches / bytes, 1, kCopies); copies.size() < n;)
+        copies.emplace_back(runtime(), inputs, outputs);
+      Workspace workspace(false);
+      const auto launch = [&] {
+        for (DeviceTensors& tensors : copies) run_adapter(c, inputs, tensors, workspace);
+      };
+      launch();
+      runtime().wait(stream());
+      const Captured graph(launch);
+      const Timer timer;
+      std::vector<double> times;
+      double total = 0;
+      for (int warm = 3; times.size() < 5 || total < seconds;) {
+        const double t = timer.seconds([&] { graph.replay(); });
+        if (warm-- > 0) continue;
+        times.push_back(t / static_cast<double>(copies.size()));
+        total += t;
+      }
+      copies.front().finish();
+      return times;
+    });
+  }
+
+  double copy_bandwidth() const override {
+    return with_device_errors([&] {
+      constexpr std::size_t kBytes = std::size_t{1} << 30;
+      const gpu::Memory from(runtime(), kBytes), to(runtime(), kBytes);
+      runtime().fill(from.data(), 0x5A, kBytes, stream());
+      const Timer timer;
+      double best = 0;
+      for (int pass = 0; pass < 8; ++pass)
+        best = std::max(best, 2.0 * kBytes / timer.seconds([&] {
+          runtime().copy(to.data(), from.data(), kBytes, stream());
+        }));
+      return best;
+    });
+  }
+
  private:
+  static void run_adapter(const Case& c, const TensorSet& host_inputs, DeviceTensors& tensors,
+                          Workspace& workspace) {
+    workspace.rewind();
+    adapters::find_gpu_adapter(c.operator_name())
+        ->run({c, tensors.inputs(), tensors.outputs(), host_inputs, stream(),
+               [&](std::size_t bytes) { return workspace.get(bytes); }});
+  }
+
   std::string name_, summary_;
   bool graph_;
 };
