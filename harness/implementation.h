@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "harness/case.h"
+#include "harness/kernel_use.h"
 #include "harness/tensor_set.h"
 
 namespace moecheck::harness {
@@ -52,6 +53,9 @@ class Implementation {
                                         const RunOptions& options, double seconds) const;
   // Bytes per second, read and written ones together, that a copy moves in the memory it runs in; 0: the host's memory.
   virtual double copy_bandwidth() const { return 0; }
+
+  // Its kernels of the operator, and what they did in this process so far. Empty where there is no choice among kernels.
+  virtual KernelUse kernel_use(std::string_view /*op*/) const { return {}; }
 
   // Why it does not keep a clause of the contract ("atomics: the order of summation varies"), or nothing when it promises it.
   // A clause that is not promised is not asked, and shown as such.

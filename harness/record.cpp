@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -200,6 +201,12 @@ const json* find_array(const json& j, const char* key) {
   return found;
 }
 
+void get(const json& j, const char* key, std::map<std::string, std::uint64_t>& counts) {
+  if (const json* object = find_object(j, key))
+    for (const auto& [name, count] : object->items())
+      counts[name] = static_cast<std::uint64_t>(std::max<std::int64_t>(0, integer(key, count)));
+}
+
 Element element_from(const json& j) {
   Element e;
   get(j, "output", e.output);
@@ -291,6 +298,8 @@ std::string to_json(const Record& r) {
   put_judgement(j, r.result);
   j["seconds"] = number(r.seconds);
   j["run_seconds"] = number(r.run_seconds);
+  if (!r.kernels.executed.empty()) j["kernels"] = r.kernels.executed;
+  if (!r.kernels.fallbacks.empty()) j["fallbacks"] = r.kernels.fallbacks;
   put(j, "shrunk", r.shrunk);
   j["env"] = to_json(r.env);
   return j.dump(-1, ' ', false, json::error_handler_t::replace);  // a crash message may hold any bytes
@@ -317,6 +326,8 @@ Record record_from_json(std::string_view line) {
   r.result = judgement_from(j);
   get(j, "seconds", r.seconds);
   get(j, "run_seconds", r.run_seconds);
+  get(j, "kernels", r.kernels.executed);
+  get(j, "fallbacks", r.kernels.fallbacks);
   get(j, "shrunk", r.shrunk);
   if (const json* env = find_object(j, "env")) r.env = environment_from(*env);
   return r;

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "harness/kernel_use.h"
 #include "harness/verdict.h"
 
 namespace moecheck::harness {
@@ -28,6 +29,7 @@ struct Record {
   Judgement result;
   double seconds = 0;      // generating, reference, runs and judging
   double run_seconds = 0;  // of the implementation's first run alone
+  KernelUse kernels;       // of all its runs in the check
   std::string shrunk;      // the smallest case with the same failure, where one was searched
   Environment env;
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <set>
 
 #include "harness/float_environment.h"
 #include "harness/relation.h"
@@ -153,6 +154,22 @@ class Check {
 
 }  // namespace
 
+namespace {
+
+// What the kernels did since `before`. Those that did nothing are named by the first record of a process alone.
+KernelUse since_then(const Implementation& impl, const std::string& op, const KernelUse& before) {
+  static std::set<std::pair<std::string, std::string>> named;
+  KernelUse use = impl.kernel_use(op);
+  for (const auto& [name, n] : before.executed) use.executed[name] -= n;
+  for (const auto& [reason, n] : before.fallbacks) use.fallbacks[reason] -= n;
+  const auto nothing = [](const auto& entry) { return entry.second == 0; };
+  std::erase_if(use.fallbacks, nothing);
+  if (!named.emplace(impl.name(), op).second) std::erase_if(use.executed, nothing);
+  return use;
+}
+
+}  // namespace
+
 Record blank_record(const Case& c, std::string_view implementation) {
   Record r;
   r.case_line = c.str();
@@ -211,6 +228,7 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
       shared_seconds = since(start);
     }
     Record record = blank_record(c, *impl);
+    const KernelUse before = impl->kernel_use(record.operator_name);
     try {
       Check(op, *impl, c, *inputs, *expected, options).run(record);
     } catch (const LostRun& e) {
@@ -220,6 +238,7 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
     } catch (const std::exception& e) {
       record.result.raise(Verdict::kFail, fmt::format("it threw: {}", e.what()));
     }
+    record.kernels = since_then(*impl, record.operator_name, before);
     record.seconds = since(start) + (records.empty() ? 0 : shared_seconds);
     records.push_back(std::move(record));
   }

@@ -183,6 +183,28 @@ std::string verdict_text(const Record& r, bool color) {
   return out + fmt::format("  {}\n", paint(Ink::kStrong, printable(repro_command(r))));
 }
 
+namespace {
+
+// Which kernels no case reached. A kernel that never ran was not tested.
+void kernel_text(std::string& out, const Painter& paint, const report::Kernels& k) {
+  std::vector<std::string> never;
+  for (const auto& [name, n] : k.use.executed)
+    if (n == 0) never.push_back(printable(name));
+  const auto all = static_cast<std::int64_t>(k.use.executed.size());
+  const std::int64_t ran = all - std::ssize(never);
+  constexpr std::size_t kShown = 3;
+  if (never.size() > kShown + 1) {
+    const std::size_t more = never.size() - kShown;
+    never.resize(kShown);
+    never.push_back(fmt::format("and {} more: --report shows them", more));
+  }
+  fmt::format_to(Out(out), "{}: {} of {} ran{}\n", paint(Ink::kStrong, printable(k.implementation)), ran,
+                 count(all, "kernel"),
+                 never.empty() ? "" : paint(Ink::kOpen, fmt::format("; never: {}", fmt::join(never, "; "))));
+}
+
+}  // namespace
+
 std::string summary_text(std::span<const Record> records, bool color) {
   if (records.empty()) return "no checks were made\n";
   const Painter paint(color);
@@ -203,6 +225,7 @@ std::string summary_text(std::span<const Record> records, bool color) {
     fmt::format_to(Out(out), "{}: {}\n", paint(Ink::kStrong, printable(implementation)),
                    paint(e.failed > 0 ? Ink::kBad : Ink::kPlain, report::evidence_text(e)));
   }
+  for (const report::Kernels& k : report::kernels(records)) kernel_text(out, paint, k);
   return out;
 }
 

@@ -12,6 +12,8 @@
 
 #ifdef MOECHECK_FAULTS
 #define MOECHECK_OPTIMIZED optimized_faulty
+#elif defined(__CUDACC__) || defined(__HIP__) || defined(MOECHECK_GPU_DEVICE)
+#define MOECHECK_OPTIMIZED optimized_device  // GPU kernels for a device, beside those for the host executor
 #else
 #define MOECHECK_OPTIMIZED optimized
 #endif

@@ -7,6 +7,7 @@
 
 #include "harness/device_tensors.h"
 #include "harness/implementations/gpu/adapter.h"
+#include "harness/implementations/gpu_kernel_use.h"
 
 namespace moecheck::harness {
 namespace {
@@ -100,6 +101,10 @@ class GpuDevice final : public Implementation {
   std::string_view name() const override { return name_; }
   std::string_view summary() const override { return summary_; }
   bool runs_in_workers_only() const override { return true; }
+
+  KernelUse kernel_use(std::string_view op) const override {
+    return gpu_kernel_use(op, kCuda ? "cuda" : "hip");
+  }
 
   std::optional<std::string> unsupported(const Case& c) const override {
     const adapters::GpuAdapter* a = adapters::find_gpu_adapter(c.operator_name());

@@ -91,6 +91,19 @@ std::string evidence_text(const Evidence& e) {
                      grouped(e.cases), e.cases, 300 / n);
 }
 
+std::vector<Kernels> kernels(std::span<const Record> records) {
+  std::vector<Kernels> all;
+  for (const Record& r : records) {
+    if (r.kernels.executed.empty() && r.kernels.fallbacks.empty()) continue;
+    auto at = std::find_if(all.begin(), all.end(),
+                           [&](const Kernels& k) { return k.implementation == r.implementation; });
+    if (at == all.end()) at = all.insert(all.end(), {r.implementation, {}});
+    for (const auto& [name, n] : r.kernels.executed) at->use.executed[r.operator_name + ": " + name] += n;
+    for (const auto& [reason, n] : r.kernels.fallbacks) at->use.fallbacks[r.operator_name + ": " + reason] += n;
+  }
+  return all;
+}
+
 const Element* wrong_element(const Judgement& j) {
   const bool numbers_are_wrong = j.failed > 0 || j.suspect > 0 || j.verdict == Verdict::kOracle;
   return j.worst && numbers_are_wrong ? &*j.worst : nullptr;

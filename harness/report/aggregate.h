@@ -60,6 +60,14 @@ Evidence evidence(std::span<const Record* const> records);
 // nothing ran. From (1 - p)^N = 5%: p is about 3 / N. Under 30 cases the exact 1 - 5%^(1/N) is given.
 std::string evidence_text(const Evidence& e);
 
+// How often each kernel of an implementation ran, over all records; see kernel_use.h.
+struct Kernels {
+  std::string implementation;
+  KernelUse use;
+};
+// Implementations without a choice among kernels are left out. Names begin with the operator: "gating: cuda wave 32 ...".
+std::vector<Kernels> kernels(std::span<const Record> records);
+
 // The worst element where it is part of what went wrong; nullptr where only a clause broke or the run died.
 const Element* wrong_element(const Judgement& j);
 

@@ -106,6 +106,28 @@ void write_clauses(std::string& out, const Page& page) {
   out += "</section>\n";
 }
 
+void write_kernels(std::string& out, const Page& page) {
+  const std::vector<Kernels> all = kernels(page.records);
+  if (all.empty()) return;
+  open_section(out, "kernels", "Kernels",
+               "The specializations that requests were dispatched to, and how often each ran. One that never ran was not tested.");
+  for (const Kernels& k : all) {
+    std::int64_t never = 0;
+    for (const auto& [name, n] : k.use.executed) never += n == 0;
+    put(out,
+        "<details class=more{}><summary><b>{}</b> <span class=n>{}{}</span></summary><div class=scroll><table "
+        "class=list><tbody>\n",
+        never > 0 ? " open" : "", html(k.implementation), count(std::ssize(k.use.executed), "kernel"),
+        never == 0 ? "" : fmt::format(", {} never ran", grouped(never)));
+    for (const auto& [name, n] : k.use.executed)
+      put(out, "<tr><td class=n>{}<td>{}\n", n == 0 ? "<b>never</b>" : grouped(static_cast<std::int64_t>(n)), html(name));
+    for (const auto& [reason, n] : k.use.fallbacks)
+      put(out, "<tr><td class=n>{}<td>left the fast kernels, {}\n", grouped(static_cast<std::int64_t>(n)), html(reason));
+    out += "</tbody></table></div></details>\n";
+  }
+  out += "</section>\n";
+}
+
 void write_open(std::string& out, const Page& page) {
   Reasons undecided, skipped, waived;
   std::int64_t elements = 0, open_elements = 0;

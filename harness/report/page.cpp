@@ -119,6 +119,7 @@ std::string html_report(std::span<const Record> records, const HtmlOptions& opti
     report::write_evidence(out, page);
     report::write_headroom(out, page);
     report::write_clauses(out, page);
+    report::write_kernels(out, page);
     report::write_open(out, page);
     report::write_checks(out, page);
   }

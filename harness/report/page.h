@@ -66,6 +66,7 @@ void write_evidence(std::string& out, const Page& page);
 void write_failures(std::string& out, const Page& page);
 void write_headroom(std::string& out, const Page& page);
 void write_clauses(std::string& out, const Page& page);
+void write_kernels(std::string& out, const Page& page);  // nothing without kernels to choose from
 void write_open(std::string& out, const Page& page);
 void write_checks(std::string& out, const Page& page);
 void write_footer(std::string& out, const Page& page);

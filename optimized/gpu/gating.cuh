@@ -195,11 +195,15 @@ const Choice& smallest(const std::array<Choice, N>& all, int experts) {
 template <int W>
 void launch_gating(const GatingArgs& a, Stream stream) {
   if (a.tokens == 0) return;
+  // All three, so that the registry knows those that no request asks for.
+  const auto& plain = plain_choices<W>();
+  const auto& grouped = grouped_choices<W>();
+  const auto& general = general_choices<W>();
   const char* reason = not_plain<W>(a);
   if (reason != nullptr) note_fallback("gating", reason);
-  const Choice& choice = reason != nullptr ? smallest(general_choices<W>(), a.experts)
-                         : a.groups > 1    ? smallest(grouped_choices<W>(), a.experts)
-                                           : smallest(plain_choices<W>(), a.experts);
+  const Choice& choice = reason != nullptr ? smallest(general, a.experts)
+                         : a.groups > 1    ? smallest(grouped, a.experts)
+                                           : smallest(plain, a.experts);
   ++choice.specialization->executed;
   // Few rows: a wave a block, so that they spread over the device. The general kernel shares its bias among four.
   const int waves = reason == nullptr && a.tokens <= 512 ? 1 : kWavesPerBlock;

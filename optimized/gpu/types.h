@@ -4,6 +4,16 @@
 #include <cstdint>
 #include <stdexcept>
 
+// One program may hold kernels of two backends. What differs between them lies in an inline namespace of the backend, and the kernels
+// in MOECHECK_OPTIMIZED (optimized/fault.h), so that the linker does not take one for the other.
+#if defined(__CUDACC__)
+#define MOECHECK_GPU_ON on_cuda
+#elif defined(__HIP__)
+#define MOECHECK_GPU_ON on_hip
+#else
+#define MOECHECK_GPU_ON on_host
+#endif
+
 namespace moecheck::gpu {
 
 // What kernels are compiled for. Operators are templates on it: gpu_gating<gpu::Host>(...). Each file that instantiates kernels is
