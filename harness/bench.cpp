@@ -157,6 +157,17 @@ std::vector<std::string> bench_lines() {
   // GLM-4.7 cut over four ranks: the memory-bound decode step.
   for (const int tokens : {1, 2, 4, 8, 16})
     lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 dtype=bf16 tokens={}", tokens));
+  for (const int tokens : {1, 16, 64})
+    lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 quant=fp8_block rsf=2 data=integers tokens={}", tokens));
+  lines.push_back("experts model=glm-4.7 intermediate=384 dtype=bf16 tokens=64");
+  for (const int tokens : {64, 4096}) {
+    lines.push_back(fmt::format("routed_scaling model=glm-4.7 tokens={}", tokens));
+    lines.push_back(fmt::format("moe_align experts=160 topk=8 tokens={}", tokens));
+    lines.push_back(fmt::format("mla_prepare nope_dim=512 rope_dim=64 heads=16 blocks=256 max_positions=8192 tokens={}", tokens));
+  }
+  // The indexer of 8 requests with 32k tokens each.
+  for (const char* layout : {"row_major", "preshuffled"})
+    lines.push_back(fmt::format("mqa_logits layout={} tokens=8 context=32768 contexts=full heads=64 head_dim=128 block_size=64", layout));
   // A long prompt of DeepSeek-V3.2 or GLM-5: keys into the indexer's cache, and out of it. Beside copy bandwidth.
   for (const char* layout : {"row_major", "preshuffled"}) {
     lines.push_back(fmt::format("indexer_cache layout={} scale_fmt=ue8m0 tokens=65536", layout));

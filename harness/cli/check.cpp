@@ -17,6 +17,7 @@
 #include "harness/cli/cli.h"
 #include "harness/junit.h"
 #include "harness/models.h"
+#include "harness/report/counts_json.h"
 #include "harness/report/html.h"
 #include "harness/runner.h"
 #include "harness/text.h"
@@ -27,7 +28,7 @@ namespace {
 
 struct CheckArguments {
   std::vector<std::string> operators, implementations, faults, lines;
-  std::string policy, model, suite, cases_file, records, junit, report;
+  std::string policy, model, suite, cases_file, records, junit, report, json;
   std::uint64_t seed = 0;
   bool has_seed = false, verbose = false, no_shrink = false, no_relations = false;
   int jobs = 0, threads = 1;
@@ -170,7 +171,7 @@ int check(const CheckArguments& a) {
   require_filters(a);
   const std::vector<const Implementation*> chosen = implementations_of(a);
   const std::vector<Case> cases = cases_of(a);
-  for (const std::string& path : {a.junit, a.report}) require_writable(path);
+  for (const std::string& path : {a.junit, a.report, a.json}) require_writable(path);
   RecordFile file(a.records);
   const bool color = color_wanted(STDOUT_FILENO);
   Progress progress;
@@ -203,6 +204,7 @@ int check(const CheckArguments& a) {
                  kPrintedFailures, n);
   fmt::print("{}", summary_text(records, color));
   if (!a.junit.empty()) write_junit(a.junit, records);
+  if (!a.json.empty()) write_file(a.json, counts_json(records, command_of(a)));
   if (!a.report.empty()) {
     write_file(a.report, html_report(records, {command_of(a)}));
     fmt::print("report: {}\n", printable(a.report));
@@ -240,6 +242,7 @@ void add_check(CLI::App& app, Action& action) {
       ->check(CLI::PositiveNumber);
   sub->add_option("--records", a->records, "Write one JSON line per record")->type_name("FILE.jsonl");
   sub->add_option("--junit", a->junit, "Write JUnit XML")->type_name("FILE.xml");
+  sub->add_option("--json", a->json, "Write the counts as JSON")->type_name("FILE.json");
   sub->add_option("--report", a->report, "Write an HTML report")->type_name("FILE.html");
   sub->add_flag("--no-shrink", a->no_shrink, "Do not search the smallest failing case");
   sub->add_flag("--no-relations", a->no_relations, "Do not check metamorphic relations");
