@@ -158,7 +158,7 @@ std::vector<std::string> bench_lines() {
   for (const int tokens : {1, 2, 4, 8, 16})
     lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 dtype=bf16 tokens={}", tokens));
   for (const int tokens : {1, 16, 64})
-    lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 quant=fp8_block rsf=2 data=integers tokens={}", tokens));
+    lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 quant=fp8_block division=divide rsf=2 data=integers tokens={}", tokens));
   lines.push_back("experts model=glm-4.7 intermediate=384 dtype=bf16 tokens=64");
   for (const int tokens : {64, 4096}) {
     lines.push_back(fmt::format("routed_scaling model=glm-4.7 tokens={}", tokens));

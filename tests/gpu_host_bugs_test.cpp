@@ -13,7 +13,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <vector>
 
 #include "gpu_test_support.h"
@@ -93,19 +92,6 @@ int wrong(Kernel kernel, unsigned threads, bool barrier, Expected expected) {
   for (unsigned t = 0; t < threads; ++t) count += out[t] != static_cast<int>(expected(t));
   return count;
 }
-
-// Under TSan a race is reported at exit: only child processes may have one.
-#ifdef MOECHECK_UNDER_TSAN
-#define EXPECT_RACE(...) \
-  EXPECT_EXIT(           \
-      {                  \
-        __VA_ARGS__;     \
-        std::exit(0);    \
-      },                 \
-      testing::ExitedWithCode(66), "WARNING: ThreadSanitizer: data race")
-#else
-#define EXPECT_RACE(...) (void)0
-#endif
 
 TEST(GpuHostBugs, RightKernelsAreRight) {
   for_all_schedules([]<int W>(Width<W>, Executor&) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -13,6 +14,19 @@
 #define MOECHECK_UNDER_ASAN 1
 #elif defined(__SANITIZE_THREAD__)
 #define MOECHECK_UNDER_TSAN 1
+#endif
+
+// Under TSan a race is reported at exit: only child processes may have one.
+#ifdef MOECHECK_UNDER_TSAN
+#define EXPECT_RACE(...) \
+  EXPECT_EXIT(           \
+      {                  \
+        __VA_ARGS__;     \
+        std::exit(0);    \
+      },                 \
+      testing::ExitedWithCode(66), "WARNING: ThreadSanitizer: data race")
+#else
+#define EXPECT_RACE(...) (void)0
 #endif
 
 namespace moecheck::gpu {

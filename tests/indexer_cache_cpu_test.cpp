@@ -63,10 +63,14 @@ std::vector<Variant> variants() {
           {"fnuz 224 ue8m0", make(DType::kE4M3FNUZ, 224, kDivide, kDivide, true)}};
 }
 
-// Every number of bf16 and f16 that is no larger than amax, in groups of 15 and the amax: each meets each scale.
-TEST(IndexerCacheCpu, EveryInputMeetsManyScalesAndGivesTheReferencesCode) {
-  constexpr std::int64_t kGroup = 16, kRow = 128;
-  const CacheLayout l = layout_of(CacheOrder::kRowMajor, 1, kRow, kGroup);
+// Every number of bf16 and f16 that is no larger than amax, in groups of 15 or 127 and the amax: each meets each
+// scale. The wide groups take the ways that need whole vectors.
+class IndexerCacheEveryInput : public testing::TestWithParam<std::int64_t> {};
+
+TEST_P(IndexerCacheEveryInput, MeetsManyScalesAndGivesTheReferencesCode) {
+  constexpr std::int64_t kRow = 128;
+  const std::int64_t group = GetParam();
+  const CacheLayout l = layout_of(CacheOrder::kRowMajor, 1, kRow, group);
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     for (const double amax : {448.0, 450.0, 1.0, 0x1p-13, 1.8125, 60000.0, 0.013671875}) {
       const double a = reference::round_to(dtype, amax);
@@ -74,7 +78,7 @@ TEST(IndexerCacheCpu, EveryInputMeetsManyScalesAndGivesTheReferencesCode) {
       std::vector<std::uint16_t> k;
       for (std::uint32_t b = 0; b < 0x10000; ++b) {
         if ((b & 0x7FFF) > top) continue;
-        if (k.size() % kGroup == 0) k.push_back(top);
+        if (static_cast<std::int64_t>(k.size()) % group == 0) k.push_back(top);
         k.push_back(static_cast<std::uint16_t>(b));
       }
       k.resize((k.size() + kRow - 1) / kRow * kRow, top);
@@ -97,6 +101,8 @@ TEST(IndexerCacheCpu, EveryInputMeetsManyScalesAndGivesTheReferencesCode) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Groups, IndexerCacheEveryInput, testing::Values(16, 128));
 
 // fp32 keys around every midpoint of every code, and non-finite ones.
 TEST(IndexerCacheCpu, Fp32KeysAroundEveryMidpoint) {

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <memory>
@@ -11,7 +12,9 @@
 #include <vector>
 
 #include "harness/implementations/gpu/adapter.h"
+#include "harness/implementations/gpu_kernel_use.h"
 #include "optimized/gpu/host/executor.h"
+#include "optimized/gpu/host/runtime.h"
 
 namespace moecheck::harness {
 namespace {
@@ -19,6 +22,14 @@ namespace {
 namespace host = gpu::host;
 namespace adapters = gpu_adapters::MOECHECK_OPTIMIZED::MOECHECK_GPU_BACKEND;
 namespace kernels = adapters::kernels;
+
+// How a run's kernels are launched: at once, on a stream, or captured on one and replayed as a graph.
+enum class Launching { kAtOnce, kStream, kGraph };
+
+struct Schedule {
+  host::Options options;
+  Launching launching = Launching::kAtOnce;
+};
 
 // What a run asks for: blocks of their own, so that a sanitizer sees a write outside.
 class Workspace {
@@ -37,15 +48,39 @@ class Workspace {
   std::vector<std::unique_ptr<std::byte, Free>> all_;
 };
 
+std::string_view text(Launching launching) {
+  if (launching == Launching::kAtOnce) return "";
+  return launching == Launching::kStream ? ", on a stream" : ", captured and replayed as a graph";
+}
+
+// launches() is called once, and what it puts on `stream` runs twice: outputs begin both times as they are now.
+template <class Launches>
+void run_as_graph(gpu::Runtime& runtime, gpu::Stream stream, TensorSet& outputs, const Launches& launches) {
+  const TensorSet before = outputs;
+  runtime.begin_capture(stream);
+  launches();
+  const gpu::Graph graph = runtime.end_capture(stream);
+  runtime.launch(graph, stream);
+  runtime.wait(stream);
+  for (Tensor& t : outputs.tensors()) std::copy_n(before.at(t.name()).data(), t.bytes(), t.data());
+  runtime.launch(graph, stream);
+  runtime.wait(stream);
+}
+
 class GpuHost : public Implementation {
  public:
-  GpuHost(std::string name, const host::Options& options) : name_(std::move(name)), options_(options) {
-    summary_ = fmt::format("the GPU kernels on the host executor: waves of {}, {}", options.wave,
-                           host::text(options.order, options.seed));
+  GpuHost(std::string name, const Schedule& schedule) : name_(std::move(name)), schedule_(schedule) {
+    const host::Options& o = schedule.options;
+    summary_ = fmt::format("the GPU kernels on the host executor: waves of {}, {}{}", o.wave,
+                           host::text(o.order, o.seed), text(schedule.launching));
   }
 
   std::string_view name() const override { return name_; }
   std::string_view summary() const override { return summary_; }
+
+  KernelUse kernel_use(std::string_view op) const override {
+    return gpu_kernel_use(op, fmt::format("host wave {}", schedule_.options.wave));
+  }
 
   std::optional<std::string> unsupported(const Case& c) const override {
     const adapters::GpuAdapter* a = adapters::find_gpu_adapter(c.operator_name());
@@ -55,16 +90,31 @@ class GpuHost : public Implementation {
 
   // An executor of its own per run: cheap, since an OS thread keeps its fibers.
   void run(const Case& c, const TensorSet& inputs, TensorSet& outputs, const RunOptions&) const override {
-    host::Executor executor(options_);
+    host::Executor executor(schedule_.options);
     const host::UseExecutor use(executor);
-    Workspace workspace;
-    adapters::find_gpu_adapter(c.operator_name())
-        ->run({c, inputs, outputs, inputs, nullptr, [&](std::size_t bytes) { return workspace.get(bytes); }});
+    const adapters::GpuAdapter& adapter = *adapters::find_gpu_adapter(c.operator_name());
+    if (schedule_.launching == Launching::kAtOnce) {
+      Workspace workspace;
+      return adapter.run(
+          {c, inputs, outputs, inputs, nullptr, [&](std::size_t bytes) { return workspace.get(bytes); }});
+    }
+    host::HostRuntime runtime(executor, {.order = schedule_.options.order, .seed = schedule_.options.seed});
+    const gpu::Stream stream = runtime.create_stream();
+    std::vector<gpu::Memory> memory;
+    const auto workspace = [&](std::size_t bytes) {
+      void* const block = memory.emplace_back(runtime, bytes).data();
+      runtime.fill(block, 0xFF, bytes, stream);
+      return block;
+    };
+    const auto launches = [&] { adapter.run({c, inputs, outputs, inputs, stream, workspace}); };
+    if (schedule_.launching == Launching::kGraph) return run_as_graph(runtime, stream, outputs, launches);
+    launches();
+    runtime.wait(stream);
   }
 
  private:
   std::string name_, summary_;
-  host::Options options_;
+  Schedule schedule_;
 };
 
 bool parse_seed(std::string_view word, std::uint64_t& seed) {
@@ -73,11 +123,12 @@ bool parse_seed(std::string_view word, std::uint64_t& seed) {
   return error == std::errc() && end == word.data() + word.size();
 }
 
-// "gpu-host", "gpu-host:w64:reverse", ...
-std::optional<host::Options> parse_schedule(std::string_view name) {
+// "gpu-host", "gpu-host:w64:reverse", "gpu-host:seed7:graph", ...
+std::optional<Schedule> parse_schedule(std::string_view name) {
   constexpr std::string_view kName = "gpu-host";
   if (name != kName && !name.starts_with("gpu-host:")) return std::nullopt;
-  host::Options options;
+  Schedule schedule;
+  host::Options& options = schedule.options;
   for (std::string_view rest = name.substr(kName.size()); !rest.empty();) {
     rest.remove_prefix(1);
     const std::string_view word = rest.substr(0, rest.find(':'));
@@ -86,25 +137,27 @@ std::optional<host::Options> parse_schedule(std::string_view name) {
       options.wave = word == "w32" ? 32 : 64;
     } else if (word == "forward" || word == "reverse") {
       options.order = word == "forward" ? host::Order::kForward : host::Order::kReverse;
+    } else if (word == "stream" || word == "graph") {
+      schedule.launching = word == "stream" ? Launching::kStream : Launching::kGraph;
     } else if (parse_seed(word, options.seed)) {
       options.order = host::Order::kSeeded;
     } else {
       throw UsageError(
           fmt::format("implementation '{}': '{}' is no schedule; use gpu-host with any of w32, w64 and of "
-                      "forward, reverse, seedN: "
-                      "gpu-host:w64:seed7",
+                      "forward, reverse, seedN and of stream, graph: "
+                      "gpu-host:w64:seed7:graph",
                       name, word));
     }
   }
-  return options;
+  return schedule;
 }
 
 #ifdef MOECHECK_FAULTS
 
 class FaultyGpuHost final : public GpuHost {
  public:
-  FaultyGpuHost(std::string name, const host::Options& options, const kernels::FaultInfo& info)
-      : GpuHost(std::move(name), options), info_(info) {}
+  FaultyGpuHost(std::string name, const Schedule& schedule, const kernels::FaultInfo& info)
+      : GpuHost(std::move(name), schedule), info_(info) {}
 
   std::string_view summary() const override { return info_.what; }
 
@@ -142,11 +195,11 @@ std::span<const PlantedFault> planted_gpu_faults() {
 std::unique_ptr<Implementation> make_faulty_gpu_host(std::string_view name) {
   const std::size_t mark = name.find('!');
   if (mark == std::string_view::npos) return nullptr;
-  const std::optional<host::Options> options = parse_schedule(name.substr(0, mark));
-  if (!options) return nullptr;
+  const std::optional<Schedule> schedule = parse_schedule(name.substr(0, mark));
+  if (!schedule) return nullptr;
   for (const kernels::FaultInfo& f : kernels::gpu_faults())
     if (f.name == name.substr(mark + 1))
-      return std::make_unique<FaultyGpuHost>(std::string(name), *options, f);
+      return std::make_unique<FaultyGpuHost>(std::string(name), *schedule, f);
   return nullptr;
 }
 
@@ -154,9 +207,9 @@ std::unique_ptr<Implementation> make_faulty_gpu_host(std::string_view name) {
 
 std::unique_ptr<Implementation> make_gpu_host(std::string_view name) {
   if (name.find('!') != std::string_view::npos) return nullptr;
-  const std::optional<host::Options> options = parse_schedule(name);
-  if (!options) return nullptr;
-  return std::make_unique<GpuHost>(std::string(name), *options);
+  const std::optional<Schedule> schedule = parse_schedule(name);
+  if (!schedule) return nullptr;
+  return std::make_unique<GpuHost>(std::string(name), *schedule);
 }
 
 #endif

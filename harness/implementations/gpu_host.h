@@ -3,6 +3,8 @@
 //   gpu-host                  waves of 32, threads and blocks forward
 //   gpu-host:w64:reverse      any of w32 w64, then any of forward reverse seedN (N a number): the schedule is part of the name, so
 //                             that the line that repeats a failure repeats it too
+//   gpu-host:stream           also the last word: launched on a stream and waited for; gpu-host:w64:seed7:graph: captured on a stream
+//                             and replayed twice (optimized/gpu/host/runtime.h)
 //   gpu-host!NAME             with a planted fault; also gpu-host:w64:seed7!NAME
 #include <memory>
 #include <span>

@@ -170,7 +170,7 @@ void add_quantizers(const Writing& right, std::vector<NamedWriting>& list) {
                      reference::name(right.quant.fp8)));
   const std::vector<std::pair<Slip, const char*>> slips = {
       {Slip::kFloorExponent,
-       "scales are rounded down to a power of two: the exponent's ceiling is missing (aiter#4063)"},
+       "scales are rounded down to a power of two: the exponent's ceiling is missing (compare aiter#3212)"},
       {Slip::kTwice, "scales are doubled"},
       {Slip::kHalf, "scales are halved"},
       {Slip::kBf16, "amax and scale are computed in bf16"},

@@ -89,7 +89,7 @@ struct Writer {
   std::int64_t row_stride, tokens, blocks;
   std::uint8_t* cache;
   QuantizeRows quantize;
-  std::int64_t parts;
+  std::int64_t threads, parts = 1;
   bool large = tokens * places.layout.head_dim >= kLarge;
 
   std::int64_t slot(std::int64_t t) const {
@@ -110,8 +110,32 @@ struct Writer {
                " lies past the cache's " + std::to_string(slots) + " slots");
   }
 
+  // Whether no two tokens have one slot, by a bit per slot: looked at a run of slots at a time, as prompts fill blocks in order.
+  // A pool that is much larger than the prompt is not worth the memory: false then.
+  bool slots_are_distinct() const {
+    const std::int64_t slots = blocks * places.layout.block_size;
+    if (slots / 64 > tokens) return false;
+    std::vector<std::uint64_t> taken(static_cast<std::size_t>(slots / 64 + 1));
+    for (std::int64_t t = 0; t < tokens;) {
+      const std::int64_t first = slot(t);
+      std::int64_t n = 1;
+      if (first < 0) {
+        ++t;
+        continue;
+      }
+      while (n < 64 - first % 64 && t + n < tokens && slot(t + n) == first + n) ++n;
+      const std::uint64_t run = (n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1) << first % 64;
+      std::uint64_t& word = taken[static_cast<std::size_t>(first / 64)];
+      if ((word & run) != 0) return false;
+      word |= run;
+      t += n;
+    }
+    return true;
+  }
+
   // 16 slots side by side always belong to one part: two tokens of one slot, or of one line of scales, never meet in two threads.
   bool mine(std::int64_t s, std::int64_t part) const {
+    if (parts == 1) return s >= 0;
     const std::uint64_t mixed = (static_cast<std::uint64_t>(s >> 4) * 0x9E3779B97F4A7C15ull) >> 32;
     return s >= 0 && static_cast<std::int64_t>((mixed * static_cast<std::uint64_t>(parts)) >> 32) == part;
   }
@@ -122,26 +146,27 @@ struct Writer {
     std::int64_t slots[kRows];
   };
 
-  // The first tokens of this part from t on; none: n = 0.
-  void find(std::int64_t t, std::int64_t part, std::int64_t most, Batch& b) const {
-    while (t < tokens && !mine(slot(t), part)) ++t;
+  // The first tokens of this part in [t, end); none: n = 0.
+  void find(std::int64_t t, std::int64_t end, std::int64_t part, std::int64_t most, Batch& b) const {
+    while (t < end && !mine(slot(t), part)) ++t;
     b.t = t, b.n = 0;
-    while (b.n < most && t + b.n < tokens && mine(b.slots[b.n] = slot(t + b.n), part)) ++b.n;
+    while (b.n < most && t + b.n < end && mine(b.slots[b.n] = slot(t + b.n), part)) ++b.n;
   }
 
-  void write(std::int64_t part) const {
+  // Tokens of this part in [begin, end).
+  void write(std::int64_t begin, std::int64_t end, std::int64_t part) const {
     const CacheLayout& l = places.layout;
     const std::int64_t most = std::clamp<std::int64_t>(4096 / l.head_dim, 1, kRows);
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(most * l.head_dim));
     std::vector<float> scales(static_cast<std::size_t>(most * l.scales()));
     const std::int64_t stride = fault(Fault::kIndexerKStrideIgnored) ? l.head_dim : row_stride;
     Batch batch;
-    for (find(0, part, most, batch); batch.n > 0; find(batch.t + batch.n, part, most, batch)) {
+    for (find(begin, end, part, most, batch); batch.n > 0; find(batch.t + batch.n, end, part, most, batch)) {
       quantize(quant, l.quant_block, {k, batch.t * stride, stride, batch.n, l.head_dim}, codes.data(),
                scales.data());
       for (std::int64_t i = 0; i < batch.n;)
         i += put(batch.slots + i, batch.n - i, codes.data() + i * l.head_dim, scales.data() + i * l.scales());
-      if (fault(Fault::kIndexerThreadsLoseScale) && parts > 1 && batch.t + batch.n == tokens)
+      if (fault(Fault::kIndexerThreadsLoseScale) && threads > 1 && batch.t + batch.n == tokens)
         std::memset(scale_of(batch.slots[batch.n - 1]), 0, 1);
     }
     end_streams();
@@ -286,21 +311,31 @@ void indexer_k_quant_and_cache(const IndexerQuant& quant, const CacheLayout& lay
                                std::int64_t row_stride, ConstView slot_mapping, std::int64_t tokens,
                                View kv_cache, CpuOptions options) {
   // Below this many tokens a thread's start costs more than it saves.
-  constexpr std::int64_t kTokensPerThread = 32;
-  const std::int64_t parts = std::clamp<std::int64_t>(tokens / kTokensPerThread, 1, options.threads);
-  const Writer w{quant,
-                 Places(layout, !fault(Fault::kIndexerWritesFlat)),
-                 k,
-                 slot_mapping,
-                 row_stride,
-                 tokens,
-                 kv_cache.shape[0],
-                 kv_cache.as<std::uint8_t>(),
-                 quantize_rows(),
-                 parts};
+  constexpr std::int64_t kTokensPerThread = 32, kTokensPerTask = 2048;
+  const std::int64_t threads = std::clamp<std::int64_t>(tokens / kTokensPerThread, 1, options.threads);
+  Writer w{quant,
+           Places(layout, !fault(Fault::kIndexerWritesFlat)),
+           k,
+           slot_mapping,
+           row_stride,
+           tokens,
+           kv_cache.shape[0],
+           kv_cache.as<std::uint8_t>(),
+           quantize_rows(),
+           threads};
   if (slot_mapping.shape.numel() < tokens) refuse("slot_mapping is shorter than the tokens");
   w.check();
-  parallel_for(options.threads, parts, [&](std::int64_t part, int) { w.write(part); });
+  if (threads == 1 || w.slots_are_distinct()) {
+    // Rows that follow each other in memory are read by one thread: that is faster by far than every second sixteen.
+    const std::int64_t rows = std::clamp(tokens / threads / 4, kTokensPerThread / 2, kTokensPerTask);
+    const std::int64_t step = threads == 1 ? std::max<std::int64_t>(tokens, 1) : rows;
+    parallel_for(options.threads, (tokens + step - 1) / step, [&](std::int64_t task, int) {
+      w.write(task * step, std::min(tokens, (task + 1) * step), 0);
+    });
+  } else {
+    w.parts = threads;
+    parallel_for(options.threads, threads, [&](std::int64_t part, int) { w.write(0, tokens, part); });
+  }
   if (fault(Fault::kIndexerModifiesKeys)) modify_first_byte(k);
 }
 

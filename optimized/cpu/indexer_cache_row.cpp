@@ -33,22 +33,34 @@ struct E4M3 {
 //
 // kOffset is even, so adding it to M beforehand leaves ties where they are.
 template <bool kFnuz>
-HWY_INLINE VU encode_e4m3(VF v) {
-  using Format = E4M3<kFnuz>;
+HWY_INLINE VU magic_of(VF v) {
   const DU du;
-  const VU bits = float_as_bits(v), sign_bit = hn::Set(du, 0x80000000);
-  const VU exponent = hn::Max(hn::And(bits, hn::Set(du, 0x7F800000)), hn::Set(du, Format::kMinNormal));
-  const VU magic = hn::Add(exponent, hn::Set(du, (20U << 23) + Format::kOffset));
-  VF number = v;
-  if (fault(Fault::kIndexerTruncates)) number = bits_as_float(hn::And(bits, hn::Set(du, 0xFFF00000)));
-  VU sum = float_as_bits(hn::Add(number, bits_as_float(hn::OrAnd(magic, bits, sign_bit))));
-  sum = hn::Add(sum, hn::ShiftRight<20>(magic));
-  VU low = hn::And(sum, hn::Set(du, 0x7F));
+  const VU exponent = hn::And(float_as_bits(v), hn::Set(du, 0x7F800000));
+  return hn::Add(hn::Max(exponent, hn::Set(du, E4M3<kFnuz>::kMinNormal)),
+                 hn::Set(du, (20U << 23) + E4M3<kFnuz>::kOffset));
+}
+HWY_INLINE VF with_sign_of(VU magic, VF v) {
+  return bits_as_float(hn::OrAnd(magic, float_as_bits(v), hn::Set(DU(), 0x80000000)));
+}
+// The code from v + M.
+template <bool kFnuz>
+HWY_INLINE VU code_of_sum(VU magic, VF sum, VF v) {
+  const DU du;
+  VU low = hn::And(hn::Add(float_as_bits(sum), hn::ShiftRight<20>(magic)), hn::Set(du, 0x7F));
   if (fault(Fault::kIndexerFlushesSmallCodes)) low = hn::IfThenZeroElse(hn::Lt(low, hn::Set(du, 8)), low);
-  const VU code = hn::Or(low, hn::And(hn::ShiftRight<24>(bits), hn::Set(du, 0x80)));
+  const VU code = hn::Or(low, hn::And(hn::ShiftRight<24>(float_as_bits(v)), hn::Set(du, 0x80)));
   if (kFnuz && !fault(Fault::kIndexerMinusZeroFnuz))
     return hn::IfThenElse(hn::Eq(low, hn::Zero(du)), low, code);
   return code;
+}
+
+template <bool kFnuz>
+HWY_INLINE VU encode_e4m3(VF v) {
+  const VU magic = magic_of<kFnuz>(v);
+  VF number = v;
+  if (fault(Fault::kIndexerTruncates))
+    number = bits_as_float(hn::And(float_as_bits(v), hn::Set(DU(), 0xFFF00000)));
+  return code_of_sum<kFnuz>(magic, hn::Add(number, with_sign_of(magic, v)), v);
 }
 
 // Of any numbers: saturating, NaN becomes nan_code.
@@ -121,30 +133,13 @@ HWY_INLINE VF scale_of(const reference::IndexerQuant& q, VF amax) {
   return bits_as_float(hn::And(hn::Add(float_as_bits(s), up), hn::Set(du, 0x7F800000)));
 }
 
-template <class Stored, bool kFnuz, bool kMultiply, bool kFinite>
-HWY_INLINE void encode_group(const typename Stored::Lane* k, std::int64_t n, float by_number, VU nan_code,
-                             std::uint8_t* codes) {
-  const DF d;
-  const DU du;
+// codes[i] = code_of(k[i]), a vector at a time.
+template <class Stored, class CodeOf>
+HWY_INLINE void encode_all(const typename Stored::Lane* k, std::int64_t n, std::uint8_t* codes,
+                           CodeOf code_of) {
   const DU8 d8;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const VF by = hn::Set(d, by_number);
-  const auto code_of = [&](VF v) HWY_ATTR {
-    v = kMultiply ? hn::Mul(v, by) : hn::Div(v, by);
-    return kFinite ? encode_e4m3<kFnuz>(v) : encode_e4m3_any<kFnuz>(v, nan_code);
-  };
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(DF()));
   std::int64_t i = 0;
-  if constexpr (std::is_same_v<Stored, StoredBF16>) {
-    // Pairs: the numbers of a 32-bit word are its upper half and what is below, and so are their codes of the 16-bit word.
-    for (; i + 2 * lanes <= n; i += 2 * lanes) {
-      const VU words = hn::BitCast(du, hn::LoadU(hn::ScalableTag<std::uint16_t>(), k + i));
-      const VU even = code_of(bits_as_float(hn::ShiftLeft<16>(words)));
-      const VU odd = code_of(bits_as_float(hn::And(words, hn::Set(du, 0xFFFF0000))));
-      const DU16 d16;
-      std::uint16_t* to = reinterpret_cast<std::uint16_t*>(codes + i);
-      hn::StoreU(hn::TruncateTo(d16, hn::Or(even, hn::ShiftLeft<8>(odd))), d16, to);
-    }
-  }
   for (; i + lanes <= n; i += lanes)
     hn::StoreU(hn::TruncateTo(d8, code_of(Stored::load(k + i))), d8, codes + i);
   if (i == n) return;
@@ -152,6 +147,50 @@ HWY_INLINE void encode_group(const typename Stored::Lane* k, std::int64_t n, flo
   hn::StoreU(hn::TruncateTo(d8, code_of(load_tail<Stored>(k + i, static_cast<std::size_t>(n - i)))), d8,
              tail);
   std::memcpy(codes + i, tail, static_cast<std::size_t>(n - i));
+}
+
+// by: the scale or, with kMultiply, its reciprocal.
+template <class Stored, bool kFnuz, bool kMultiply, bool kFinite>
+HWY_INLINE void encode_group(const typename Stored::Lane* k, std::int64_t n, float by, VU nan_code,
+                             std::uint8_t* codes) {
+  const VF factor = hn::Set(DF(), by);
+  encode_all<Stored>(k, n, codes, [&](VF v) HWY_ATTR {
+    v = kMultiply ? hn::Mul(v, factor) : hn::Div(v, factor);
+    return kFinite ? encode_e4m3<kFnuz>(v) : encode_e4m3_any<kFnuz>(v, nan_code);
+  });
+}
+
+HWY_INLINE VU select_bits(VU mask, VU yes, VU no) {
+#if HWY_TARGET == HWY_AVX3
+  return hn::IfVecThenElse(mask, yes, no);
+#else
+  return hn::Or(hn::And(mask, yes), hn::AndNot(mask, no));
+#endif
+}
+
+// The same for finite bf16, a pair of numbers to each 32-bit word: signs are kept apart and put back into both codes at once.
+// n: a multiple of twice the lanes.
+template <bool kFnuz, bool kMultiply>
+HWY_INLINE void encode_pairs(const std::uint16_t* k, std::int64_t n, float by, std::uint8_t* codes) {
+  const DU du;
+  const DU16 d16;
+  const hn::Repartition<std::uint8_t, DU16> d8;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(du));
+  const VF factor = hn::Set(DF(), by);
+  const auto sum_of = [&](VU bits) HWY_ATTR {
+    const VF v = kMultiply ? hn::Mul(bits_as_float(bits), factor) : hn::Div(bits_as_float(bits), factor);
+    const VU magic = magic_of<kFnuz>(v);
+    return hn::Add(float_as_bits(hn::Add(v, bits_as_float(magic))), hn::ShiftRight<20>(magic));
+  };
+  for (std::int64_t i = 0; i < n; i += 2 * lanes) {
+    const VU words = hn::BitCast(du, hn::LoadU(hn::ScalableTag<std::uint16_t>(), k + i));
+    const VU even = sum_of(hn::And(hn::ShiftLeft<16>(words), hn::Set(du, 0x7FFF0000)));
+    const VU odd = sum_of(hn::And(words, hn::Set(du, 0x7FFF0000)));
+    const VU low = select_bits(hn::Set(du, 0x7F), even, hn::ShiftLeft<8>(odd));
+    const VU sign = select_bits(hn::Set(du, 0x80), hn::ShiftRight<8>(words), hn::ShiftRight<16>(words));
+    const auto code = hn::BitCast(d8, hn::TruncateTo(d16, select_bits(hn::Set(du, 0x7F7F), low, sign)));
+    hn::StoreU(kFnuz ? hn::IfThenZeroElse(hn::Eq(code, hn::Set(d8, 0x80)), code) : code, d8, codes + i);
+  }
 }
 
 // bf16 by a power of two, as 16-bit integers: with exponents from the same point on, a code is the rounded number's upper bits. That
@@ -231,15 +270,24 @@ HWY_INLINE void encode_rows(const reference::IndexerQuant& q, std::int64_t group
                             const Groups& g, float* scales, std::uint8_t* codes) {
   const bool clamped = q.non_finite == reference::NonFiniteKeys::kClamped;
   const VU nan_code = hn::Set(DU(), clamped ? (kFnuz ? 0xFFU : 0xFEU) : (kFnuz ? 0x80U : 0x7FU));
-  const bool by_power = q.ue8m0 && !fault(Fault::kIndexerUe8m0Ignored) && !fault(Fault::kIndexerTruncates);
+  // One way for all is enough for faults in it.
+  const bool usual = !fault(Fault::kIndexerTruncates) && !fault(Fault::kIndexerFlushesSmallCodes) &&
+                     !fault(Fault::kIndexerMinusZeroFnuz);
+  const bool by_power = usual && q.ue8m0 && !fault(Fault::kIndexerUe8m0Ignored);
+  const bool in_pairs = usual && group % (2 * static_cast<std::int64_t>(hn::Lanes(DF()))) == 0;
   const auto* k = in.k.as<typename Stored::Lane>() + in.first;
   std::int64_t i = 0;
   for (std::int64_t row = 0; row < in.rows; ++row)
     for (std::int64_t c = 0; c < in.n; c += group, codes += group, ++i) {
       const auto* p = k + row * in.stride + c;
       if (g.all_within || g.within[i]) {
-        if constexpr (std::is_same_v<Stored, StoredBF16>)
+        if constexpr (std::is_same_v<Stored, StoredBF16>) {
           if (by_power && encode_by_power<kFnuz>(p, group, scales[i], codes)) continue;
+          if (in_pairs) {
+            encode_pairs<kFnuz, kMultiply>(p, group, g.by[i], codes);
+            continue;
+          }
+        }
         encode_group<Stored, kFnuz, kMultiply, true>(p, group, g.by[i], nan_code, codes);
         continue;
       }

@@ -9,7 +9,7 @@
 #define GPU_BACKEND_CUDA 1
 #define GPU_BACKEND_NAME "cuda"
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 using ThisBackend = Cuda;
 
@@ -208,4 +208,4 @@ void launch(void (*kernel)(Parameters...), const LaunchConfig& c, Arguments&&...
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launch of a kernel");
 }
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

@@ -12,7 +12,7 @@
   extern __shared__ ::moecheck::gpu::Bytes16 moecheck_gpu_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(moecheck_gpu_dynamic_shared)
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 GPU_DEVICE unsigned thread_x() { return threadIdx.x; }
 GPU_DEVICE unsigned thread_y() { return threadIdx.y; }
@@ -30,4 +30,4 @@ GPU_DEVICE unsigned thread_in_block() {
   return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
 }
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

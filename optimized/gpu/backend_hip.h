@@ -13,7 +13,7 @@
 #define GPU_BACKEND_HIP 1
 #define GPU_BACKEND_NAME "hip"
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 using ThisBackend = Hip;
 
@@ -198,4 +198,4 @@ void launch(void (*kernel)(Parameters...), const LaunchConfig& c, Arguments&&...
   check(hipGetLastError(), "launch of a kernel");
 }
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

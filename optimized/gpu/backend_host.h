@@ -22,7 +22,7 @@
 
 #define GPU_SITE host::Site site = {__builtin_FILE(), __builtin_LINE()}
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 using ThisBackend = Host;
 
@@ -181,20 +181,27 @@ void with_wave_width(Launcher&& launcher) {
     launcher.template operator()<64>();
 }
 
-// Runs the kernel now, on the executor of this OS thread. Throws host::Error.
+// Without a stream: runs the kernel now, on the executor of this OS thread. On a stream of a host::HostRuntime: puts it there, with
+// copies of its arguments. Throws host::Error.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const LaunchConfig& c, Arguments&&... arguments) {
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<Parameters...> arguments;
-  } call{kernel, {std::forward<Arguments>(arguments)...}};
-  host::Executor::current().run(
-      {c.grid, c.block, c.dynamic_shared, c.all_resident, c.wave},
-      [](void* p) {
-        auto* k = static_cast<Call*>(p);
-        std::apply(k->kernel, k->arguments);
-      },
-      &call);
+  };
+  const host::Launch shape{c.grid, c.block, c.dynamic_shared, c.all_resident, c.wave};
+  constexpr auto body = [](void* p) {
+    auto* k = static_cast<Call*>(p);
+    std::apply(k->kernel, k->arguments);
+  };
+  if (c.stream != nullptr) {
+    auto* call = new Call{kernel, {std::forward<Arguments>(arguments)...}};
+    host::enqueue(c.stream, shape, reinterpret_cast<const void*>(kernel), body, call,
+                  [](void* p) { delete static_cast<Call*>(p); });
+  } else {
+    Call call{kernel, {std::forward<Arguments>(arguments)...}};
+    host::Executor::current().run(shape, body, &call);
+  }
 }
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

@@ -32,6 +32,7 @@
 // Numbers         gpu/number_formats.h, bit for bit as reference/number_formats.h
 // Tiles           gpu/tile.h: bf16 and fp8 matrix products of a wave
 // Launch          launch(kernel, LaunchConfig, arguments...)  with_wave_width([&]<int W> { ... launch(kernel<W>, ...) })
+//                 LaunchConfig::stream is one of gpu/runtime.h; arguments are copied at the call
 #include <cstddef>
 #include <cstdint>
 

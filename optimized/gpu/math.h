@@ -7,7 +7,7 @@
 #include <cmath>
 #endif
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 #if defined(GPU_BACKEND_CUDA)
 GPU_DEVICE float fast_exp(float x) { return __expf(x); }
@@ -48,4 +48,4 @@ GPU_DEVICE std::uint32_t order_key(float v) {
   return bits & 0x80000000 ? ~bits : bits | 0x80000000;
 }
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

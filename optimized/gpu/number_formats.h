@@ -10,7 +10,7 @@
 
 #include "optimized/gpu/gpu.h"
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 enum class Overflow : std::uint8_t { kSaturate, kNonSaturating };
 
@@ -141,4 +141,4 @@ struct StoredF16 {
   static GPU_DEVICE std::uint16_t store(float v) { return to_f16(v); }
 };
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

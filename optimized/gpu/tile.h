@@ -20,7 +20,7 @@
 #include "optimized/gpu/gpu.h"
 #include "optimized/gpu/number_formats.h"
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 struct BF16Tile {
   using Bits = std::uint16_t;
@@ -39,7 +39,7 @@ struct E4M3FNUZTile {
   static GPU_DEVICE float load(std::uint8_t v) { return from_e4m3fnuz(v); }
 };
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON
 
 #if defined(GPU_BACKEND_CUDA)
 #include "optimized/gpu/tile_cuda.h"

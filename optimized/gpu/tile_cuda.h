@@ -4,7 +4,7 @@
 // g + 8 (r % 2), a run of k from t * run + (r / 2) * depth / 2; b likewise without the rows; c row g + 8 (i / 2 % 2), column 2 t + i % 2.
 #include "optimized/gpu/tile.h"
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 // Runs of consecutive k are 4 bytes: 2 bf16 or 4 fp8.
 template <int W, class Tile>
@@ -98,4 +98,4 @@ requires(Tile::kDepth == 32) GPU_DEVICE
   }
 }
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

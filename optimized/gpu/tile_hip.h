@@ -3,7 +3,7 @@
 // gfx11, waves of 32: WMMA; a lane holds a whole row, both halves of the wave the same ones, and of c every second row.
 #include "optimized/gpu/tile.h"
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 using TileShort4 = short __attribute__((ext_vector_type(4)));
 using TileShort16 = short __attribute__((ext_vector_type(16)));
@@ -97,4 +97,4 @@ requires(Tile::kDepth == 32) GPU_DEVICE
   }
 }
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

@@ -3,7 +3,7 @@
 // run of rows.
 #include "optimized/gpu/tile.h"
 
-namespace moecheck::gpu {
+namespace moecheck::gpu::inline MOECHECK_GPU_ON {
 
 template <int W, class Tile>
 struct TileOperand {
@@ -41,4 +41,4 @@ requires(Tile::kDepth == 32) void tile_multiply(TileC<W>& c, const TileOperand<W
   host::wave_operation(host::WaveOp::kTileFP8, kAllLanes<W>, host::to_bits(&operands), 0, site);
 }
 
-}  // namespace moecheck::gpu
+}  // namespace moecheck::gpu::inline MOECHECK_GPU_ON

@@ -41,7 +41,16 @@ struct GpuAdapter {
 inline std::optional<std::string> nothing_unsupported(const Case&) { return std::nullopt; }
 
 extern const GpuAdapter kGating;
+extern const GpuAdapter kExperts;
+extern const GpuAdapter kMoeBlock;
+extern const GpuAdapter kRoutedScaling;
+extern const GpuAdapter kSharedExperts;
+extern const GpuAdapter kMoeAlign;
+extern const GpuAdapter kMqaLogits;
+extern const GpuAdapter kIndexerCache;
+extern const GpuAdapter kMlaPrepare;
 
+std::span<const GpuAdapter* const> all_gpu_adapters();
 // Of the operator; nullptr without GPU kernels.
 const GpuAdapter* find_gpu_adapter(std::string_view op);
 

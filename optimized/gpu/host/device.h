@@ -58,6 +58,11 @@ void note_atomic();
 
 [[noreturn]] void misaligned(const void* address, std::size_t bytes, Site site);
 
+// gpu::launch() on a stream of a HostRuntime (runtime.h): body(arguments) is called for every GPU thread when the stream comes to it,
+// and destroy(arguments) when nothing needs them any more, or at once when the launch is refused.
+void enqueue(Stream stream, const Launch& launch, const void* kernel, void (*body)(void*), void* arguments,
+             void (*destroy)(void*));
+
 // What a lane brings to a tile product: its fragments. See gpu/tile.h.
 struct TileOperands {
   const std::uint16_t *a16 = nullptr, *b16 = nullptr;

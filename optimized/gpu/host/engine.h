@@ -77,7 +77,10 @@ class Engine {
   explicit Engine(const Options& chosen) : options(chosen) {}
   ~Engine();
 
-  void run(const Launch& launch, void (*body)(void*), void* argument);
+  // On the fibers of `pool`; nullptr: those of this OS thread.
+  void run(const Launch& launch, void (*body)(void*), void* argument, FiberPool* pool = nullptr);
+  // Throws Error for a launch that no device accepts.
+  void check_launch(const Launch& launch) const;
 
   // Device side; called on the fibers.
   std::uint64_t wave_operation(WaveOp op, std::uint64_t mask, std::uint64_t value, int argument, Site site);
@@ -102,7 +105,6 @@ class Engine {
 
  private:
   // Scheduling (scheduler.cpp).
-  void check_launch(const Launch& launch) const;
   std::size_t shared_limit() const;
   void prepare(std::size_t blocks_alive);
   void start_block(Block& block, std::uint64_t linear);
@@ -148,11 +150,11 @@ class Engine {
   std::uint64_t progress_ = 0, progress_seen_ = 0, idle_rounds_ = 0;
   std::uint64_t random_state_ = 0;
   std::uint64_t rotation_ = 0;
+  FiberPool* pool_ = nullptr;
   Fiber* scheduler_ = nullptr;
   Thread* current_ = nullptr;
   std::optional<Error> error_;
   std::exception_ptr thrown_;
-  char start_sync_ = 0, end_sync_ = 0;  // addresses for TSan
 };
 
 // The engine whose kernel runs on this OS thread.

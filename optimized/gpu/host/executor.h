@@ -102,6 +102,7 @@ class Executor {
 
  private:
   friend class UseExecutor;
+  friend class Device;  // streams.h
   std::unique_ptr<Engine> engine_;
 };
 

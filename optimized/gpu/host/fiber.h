@@ -1,6 +1,8 @@
 #pragma once
 // A fiber: a stack with a guard page below it, and the point where it was left. Internal to the executor.
 #include <cstddef>
+#include <memory>
+#include <vector>
 
 namespace moecheck::gpu::host {
 
@@ -36,6 +38,14 @@ class Fiber {
   void* fake_stack_ = nullptr;  // ASan
   void* tsan_ = nullptr;
   int restarts_ = 0;
+};
+
+// Fibers for the threads of kernels that run one after the other, with the addresses by which TSan orders a kernel's threads
+// after what is before the kernel and before what is after it. TSan takes all that one fiber does for ordered: kernels that
+// nothing orders need pools of their own.
+struct FiberPool {
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  char start_sync = 0, end_sync = 0;
 };
 
 }  // namespace moecheck::gpu::host

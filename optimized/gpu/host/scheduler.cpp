@@ -24,8 +24,8 @@ void entry() {
 }
 
 // The fibers of this OS thread, for all of its executors: a fiber is dear to make, under TSan above all.
-std::vector<std::unique_ptr<Fiber>>& fibers() {
-  thread_local std::vector<std::unique_ptr<Fiber>> pool;
+FiberPool& ordinary_pool() {
+  thread_local FiberPool pool;
   return pool;
 }
 
@@ -87,7 +87,7 @@ std::vector<std::uint64_t> Engine::block_order(std::uint64_t blocks) {
 void Engine::prepare(std::size_t blocks_alive) {
   const auto per_block = static_cast<std::uint32_t>(launch_.block.count());
   const std::size_t count = blocks_alive * per_block;
-  while (fibers().size() < count) fibers().push_back(std::make_unique<Fiber>(entry));
+  while (pool_->fibers.size() < count) pool_->fibers.push_back(std::make_unique<Fiber>(entry));
   threads_.assign(count, Thread());
   runnable_.assign((count + 63) / 64, 0);
   while (blocks_.size() < blocks_alive) blocks_.push_back(std::make_unique<Block>());
@@ -132,7 +132,7 @@ void Engine::start_block(Block& b, std::uint64_t linear) {
     t.position = b.first + i;
     t.in_block = i;
     t.owner = &b;
-    t.fiber = fibers()[b.first + (i + rotation_) % b.count].get();
+    t.fiber = pool_->fibers[b.first + (i + rotation_) % b.count].get();
     set_ready(t);
   }
   live_ += b.count;
@@ -147,11 +147,12 @@ Engine::~Engine() {
   ops_.clear();
 }
 
-void Engine::run(const Launch& launch, void (*body)(void*), void* argument) {
+void Engine::run(const Launch& launch, void (*body)(void*), void* argument, FiberPool* pool) {
   if (running_engine != nullptr) throw Error(Kind::kLaunch, "launch: from inside a kernel");
   check_launch(launch);
   const TsanIgnore ignore;  // the scheduler's own memory; fibers are not meant
   launch_ = launch;
+  pool_ = pool != nullptr ? pool : &ordinary_pool();
   body_ = body;
   argument_ = argument;
   random_state_ = options.seed;
@@ -163,7 +164,7 @@ void Engine::run(const Launch& launch, void (*body)(void*), void* argument) {
   const std::uint64_t blocks = launch.grid.count();
   prepare(launch.all_resident ? blocks : 1);
   ++statistics.launches;
-  tsan_release(&start_sync_);
+  tsan_release(&pool_->start_sync);
   running_engine = this;
   const std::vector<std::uint64_t> order = block_order(blocks);
   for (std::uint64_t i = 0; i < blocks && !error_ && !thrown_; ++i) {
@@ -174,7 +175,7 @@ void Engine::run(const Launch& launch, void (*body)(void*), void* argument) {
   running_engine = nullptr;
   running = nullptr;
   scheduler_ = nullptr;
-  tsan_acquire(&end_sync_);
+  tsan_acquire(&pool_->end_sync);
   if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
   if (error_) throw *error_;
 }
@@ -199,7 +200,7 @@ void Engine::run_alive() {
 void Engine::abandon() {
   for (Thread& t : threads_)
     if (t.fiber != nullptr && t.state != State::kFinished) {
-      t.fiber->release_for(&end_sync_, *scheduler_);
+      t.fiber->release_for(&pool_->end_sync, *scheduler_);
       t.fiber->restart();
     }
   for (const auto& b : blocks_)
@@ -298,7 +299,7 @@ void Engine::leave_for_good() {
 
 // One GPU thread. Nothing of the engine is touched after leave(): the fiber may go on for another one.
 void Engine::thread_turn() {
-  tsan_acquire(&start_sync_);
+  tsan_acquire(&pool_->start_sync);
   try {
     body_(argument_);
   } catch (...) {
@@ -306,7 +307,7 @@ void Engine::thread_turn() {
   }
   if (thrown_) leave();
   Thread& me = *current_;
-  tsan_release(&end_sync_);
+  tsan_release(&pool_->end_sync);
   me.state = State::kFinished;
   clear_ready(me);
   --live_;
