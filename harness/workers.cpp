@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -71,6 +72,11 @@ void send(int fd, const char* kind, std::uint64_t item, const std::string& text)
   if (!write_all(fd, &h, sizeof h) || !write_all(fd, text.data(), text.size())) _exit(3);
 }
 
+void end_here(int status, void*) {
+  std::fflush(nullptr);
+  _exit(status);
+}
+
 struct Worker {
   pid_t pid = -1;
   int fd = -1;
@@ -122,6 +128,8 @@ class Pool {
     const pid_t pid = fork();
     if (pid < 0) fail("fork");
     if (pid == 0) {
+      // Someone else's code may call exit(): it must not run the destructors of what the parent still uses.
+      on_exit(end_here, nullptr);
       close(ends[0]);
       for (std::uint64_t item = counter_.take(); item < n_; item = counter_.take()) {
         send(ends[1], "start", item, {});

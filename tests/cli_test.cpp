@@ -138,7 +138,7 @@ INSTANTIATE_TEST_SUITE_P(
     Cli, CliRefuses,
     testing::Values(BadUse{"verb", "chekc", "chekc"},
                     BadUse{"operator", "check gatng", "did you mean gating?"},
-                    BadUse{"implementation", "check gating --impl cuda", "cpu"},
+                    BadUse{"implementation", "check gating --impl gpu", "cpu"},
                     BadUse{"fault", "check gating --fault nonsense", "moecheck list faults"},
                     BadUse{"suite", "check gating --suite quik", "did you mean quick?"},
                     BadUse{"policy", "check gating --policy vllm_cda", "did you mean vllm_cuda?"},

@@ -15,6 +15,7 @@
 
 #include "harness/atomic_file.h"
 #include "harness/cli/cli.h"
+#include "harness/implementations/faults.h"
 #include "harness/junit.h"
 #include "harness/models.h"
 #include "harness/report/counts_json.h"
@@ -89,7 +90,11 @@ void require_filters(const CheckArguments& a) {
 std::vector<const Implementation*> implementations_of(const CheckArguments& a) {
   std::vector<const Implementation*> chosen;
   for (const std::string& name : a.implementations) chosen.push_back(&require_implementation(name));
-  for (const std::string& fault : a.faults) chosen.push_back(&require_implementation("cpu!" + fault));
+  for (const std::string& fault : a.faults) {
+    const auto is_it = [&](const PlantedFault& f) { return f.name == fault; };
+    const bool on_gpu = std::ranges::any_of(planted_gpu_faults(), is_it);
+    chosen.push_back(&require_implementation((on_gpu ? "gpu-host!" : "cpu!") + fault));
+  }
   if (chosen.empty())
     for (const Implementation* impl : implementations())
       if (impl->name() != "reference") chosen.push_back(impl);
@@ -223,7 +228,7 @@ void add_check(CLI::App& app, Action& action) {
   sub->add_option("--impl", a->implementations, "Implementation, repeatable (all built in)")
       ->type_name("NAME")
       ->take_all();
-  sub->add_option("--fault", a->faults, "The cpu implementation with a planted fault, repeatable")
+  sub->add_option("--fault", a->faults, "A version with a planted fault, repeatable: moecheck list faults")
       ->type_name("NAME")
       ->take_all();
   sub->add_option("--policy", a->policy, "Only cases of this policy")->type_name("NAME");

@@ -71,6 +71,12 @@ Json implementations_json() {
   Json list = Json::array();
   for (const Implementation* impl : implementations())
     list.push_back({{"name", impl->name()}, {"summary", impl->summary()}});
+  // Those that are made when they are named.
+  list.push_back({{"name", "gpu-host"},
+                  {"summary", "the GPU kernels on the host executor; with :w64, :reverse or :seedN, :stream or :graph"}});
+  list.push_back({{"name", "cuda, hip"}, {"summary", "the GPU kernels on a device, in builds for it; with :graph replayed"}});
+  list.push_back({{"name", "./libmine.so"}, {"summary", "your kernels: harness/plugin/README.md"}});
+  list.push_back({{"name", "cpu!NAME, gpu-host!NAME"}, {"summary", "with a planted fault: moecheck list faults"}});
   return list;
 }
 
@@ -111,12 +117,17 @@ Json suites_json() {
 
 Json faults_json() {
   Json list = Json::array();
-  for (const PlantedFault& f : planted_faults())
-    list.push_back({{"name", f.name},
-                    {"operator", f.op},
-                    {"class", f.class_},
-                    {"what", f.what},
-                    {"upstream", f.upstream}});
+  const auto add = [&](std::string_view implementation, std::span<const PlantedFault> faults) {
+    for (const PlantedFault& f : faults)
+      list.push_back({{"name", f.name},
+                      {"implementation", fmt::format("{}!{}", implementation, f.name)},
+                      {"operator", f.op},
+                      {"class", f.class_},
+                      {"what", f.what},
+                      {"upstream", f.upstream}});
+  };
+  add("cpu", planted_faults());
+  add("gpu-host", planted_gpu_faults());
   return list;
 }
 
@@ -232,7 +243,7 @@ const Topic kTopics[] = {
      }},
     {"faults", faults_json,
      [](const Json& j) {
-       print_table(j, {"name", "operator", "class", "what", "upstream"});
+       print_table(j, {"implementation", "operator", "class", "what", "upstream"});
      }},
 };
 

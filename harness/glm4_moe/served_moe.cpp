@@ -127,6 +127,10 @@ ServedMoe::ServedMoe(const Glm4MoeCheckpoint& checkpoint, DType dtype, ServedMoe
       base_(block_case(checkpoint.config, dtype, options_)) {
   const Glm4MoeConfig& c = checkpoint.config;
   const Implementation& right = implementation(options_.implementation);
+  if (right.runs_in_workers_only())
+    throw UsageError(fmt::format("MoE implementation '{}' runs in processes of its own, which a model's layers cannot: use cpu, "
+                                 "cpu-baseline or gpu-host, and check '{}' by moecheck check moe_block",
+                                 right.name(), right.name()));
   if (const auto why = moe_block_operator().refusal(base_))
     throw UsageError(fmt::format("this model's MoE block is refused: {}", *why));
   if (const auto why = right.unsupported(base_))

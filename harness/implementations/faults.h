@@ -1,5 +1,6 @@
 #pragma once
-// Planted faults as implementations: "cpu!NAME" is the CPU version with one bug switched on. See optimized/fault.h.
+// Planted faults as implementations: "cpu!NAME" is the CPU version with one bug switched on, "gpu-host!NAME" the GPU kernels on the
+// host executor. See optimized/fault.h.
 #include <span>
 #include <string_view>
 
@@ -11,6 +12,7 @@ struct PlantedFault {
   std::string_view name, op, class_, what, upstream;
 };
 
-std::span<const PlantedFault> planted_faults();
+std::span<const PlantedFault> planted_faults();      // of the CPU versions
+std::span<const PlantedFault> planted_gpu_faults();  // of the GPU kernels
 
 }  // namespace moecheck::harness

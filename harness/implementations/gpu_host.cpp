@@ -205,6 +205,12 @@ std::unique_ptr<Implementation> make_faulty_gpu_host(std::string_view name) {
 
 #else
 
+std::vector<std::string_view> gpu_operators() {
+  std::vector<std::string_view> list;
+  for (const adapters::GpuAdapter* a : adapters::all_gpu_adapters()) list.push_back(a->op);
+  return list;
+}
+
 std::unique_ptr<Implementation> make_gpu_host(std::string_view name) {
   if (name.find('!') != std::string_view::npos) return nullptr;
   const std::optional<Schedule> schedule = parse_schedule(name);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "harness/implementation.h"
 #include "harness/implementations/faults.h"
@@ -20,5 +21,8 @@ std::unique_ptr<Implementation> make_gpu_host(std::string_view name);
 std::unique_ptr<Implementation> make_faulty_gpu_host(std::string_view name);
 
 std::span<const PlantedFault> planted_gpu_faults();
+
+// The operators that have GPU kernels.
+std::vector<std::string_view> gpu_operators();
 
 }  // namespace moecheck::harness
