@@ -32,6 +32,8 @@ libboost-context-dev: the host executor of GPU kernels: a fiber per GPU thread
 TEST_PACKAGES="
 libgtest-dev: unit tests
 librapidcheck-dev: property tests
+python3-pytest: tests of the Python package
+python3-numpy: the arrays in them
 "
 
 installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }

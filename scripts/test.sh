@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every test that needs no GPU, from nothing: installs what is missing, builds, runs them.
-#   asan   all tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   asan   all tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of the Python package too
 #   tsan   ThreadSanitizer: the quick suite with three threads per kernel, and the embedded server under the evaluator's load
 # MOECHECK_PRESETS chooses among them, and knows one more: dev, all tests without sanitizers, which is faster.
 # CUDA and HIP are not used.
@@ -17,12 +17,21 @@ run_tests() {
              cat "$1.shard{}.log"; echo "shard {} of '$shards' ended with $rc" >&2; exit 255; fi' run_tests "$PWD/$1"
 }
 
+# Of Debian's Python: NumPy; the tests that need torch skip themselves. The interpreter must load the sanitizer that the library needs.
+run_python() { # preset
+  say "Python package ($1)"
+  local preload=
+  [ "$1" != asan ] || preload="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
+  LD_PRELOAD=$preload ASAN_OPTIONS=detect_leaks=0 MOECHECK_LIBRARY=build/$1/libmoecheck.so PYTHONPATH=python \
+    PYTHONDONTWRITEBYTECODE=1 python3 -m pytest -q -p no:cacheprovider python/tests
+}
+
 # Without address randomization: ThreadSanitizer of older compilers refuses the layouts of newer kernels.
 run_threads() {
   say "quick suite (tsan)"
   setarch "$(uname -m)" -R build/tsan/moecheck check --suite quick --threads 3 --no-shrink
   say "GPU kernels on the host executor (tsan): only barriers order threads, so a missing one is a race"
-  setarch "$(uname -m)" -R build/tsan/moecheck check gating --suite quick --impl gpu-host:w64:reverse --no-shrink
+  setarch "$(uname -m)" -R build/tsan/moecheck check --suite quick --impl gpu-host:w64:reverse --no-shrink --no-relations
   say "serve and eval (tsan)"
   local results=build/tsan/eval
   rm -rf $results
@@ -46,6 +55,7 @@ for preset in ${MOECHECK_PRESETS:-asan tsan}; do
     configure_and_build "$preset"
     say "tests ($preset)"
     run_tests "build/$preset/tests/moecheck_tests"
+    run_python "$preset"
   fi
 done
 say "all tests passed in $((SECONDS - start)) s"
