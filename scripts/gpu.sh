@@ -51,6 +51,6 @@ if [[ $parts == *sanitizers* ]]; then
 fi
 
 if [[ $parts == *bench* ]]; then
-  "$MOECHECK" bench operators $operators --impl cuda --seconds 0.2 --json "$out/bench.json" | tee "$out/bench.txt" || failed=1
+  "$MOECHECK" bench operators --cases "$(dirname "$0")/gpu_bench.txt" --impl cuda --seconds 0.2 --json "$out/bench.json" | tee "$out/bench.txt" || failed=1
 fi
 exit $failed

@@ -49,7 +49,7 @@ for kernel in $kernels; do
   for target in $targets; do
     started=$SECONDS assembly=$out/$kernel.$target.s
     "${compile[@]}" --offload-arch=$target -S -o "$assembly" "optimized/gpu/$kernel.cuh" || { failed=1; continue; }
-    found=$(grep -oE '\bv_(mfma|wmma)_[a-z0-9_]+|\bv_cvt_[a-z0-9_]*(fp8|bf8)[a-z0-9_]*' "$assembly" | sort | uniq -c | awk '{printf "%s x%d  ", $2, $1}')
+    found=$(grep -oE '\bv_(mfma|wmma)_[a-z0-9_]+|\bv_cvt_[a-z0-9_]*(fp8|bf8)[a-z0-9_]*' "$assembly" | sort | uniq -c | awk '{printf "%s x%d  ", $2, $1}' || true)
     printf '%-15s %-8s %8d  %s\n' "$kernel" "$target" $((SECONDS - started)) "$found"
     for instruction in $(needed "$kernel" "$target"); do
       grep -q "$instruction" "$assembly" || { echo "$kernel for $target lacks $instruction" >&2; failed=1; }

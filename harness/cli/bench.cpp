@@ -20,7 +20,7 @@ namespace {
 
 struct BenchArguments {
   std::vector<std::string> operators, implementations, lines;
-  std::string json;
+  std::string json, cases_file;
   int threads = 0;
   double seconds = 0.5;
 };
@@ -63,7 +63,10 @@ int bench(const BenchArguments& a) {
              "GB/s", "of read", "of copy", "vs ref", "verdict");
   nlohmann::ordered_json results = nlohmann::ordered_json::array();
   bool fine = true, ran = false, device_shown = false;
-  for (const std::string& line : a.lines.empty() ? bench_lines() : a.lines) {
+  std::vector<std::string> lines = a.lines;
+  if (!a.cases_file.empty())
+    for (const std::string& line : case_lines(a.cases_file)) lines.push_back(line);
+  for (const std::string& line : lines.empty() ? bench_lines() : lines) {
     const Case c = require_case(line);
     if (!a.operators.empty() &&
         std::find(a.operators.begin(), a.operators.end(), c.operator_name()) == a.operators.end())
@@ -175,6 +178,7 @@ void add_bench(CLI::App& app, Action& action) {
   sub->add_option("--case", a->lines, "A case line, repeatable (a built-in list)")
       ->type_name("LINE")
       ->take_all();
+  sub->add_option("--cases", a->cases_file, "A file of case lines")->type_name("FILE");
   sub->add_option("--threads", a->threads, "Threads (all)");
   sub->add_option("--seconds", a->seconds, "Seconds per measurement")->capture_default_str();
   sub->add_option("--json", a->json, "Write the figures as JSON")->type_name("FILE.json");

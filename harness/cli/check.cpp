@@ -36,23 +36,12 @@ struct CheckArguments {
   double timeout = 60;
 };
 
-std::vector<std::string> lines_of(const std::string& path) {
-  std::ifstream in(path);
-  if (!in)
-    throw UsageError(fmt::format("{}: cannot be read: give a file of case lines, one a line, # for comments",
-                                 printable(path)));
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);)
-    if (const auto words = split_words(line); !words.empty() && words[0][0] != '#') lines.push_back(line);
-  return lines;
-}
-
 std::vector<Case> cases_of(const CheckArguments& a) {
   std::vector<Case> cases;
   const Operator* only = a.operators.size() == 1 ? &require_operator(a.operators[0]) : nullptr;
   for (const std::string& line : a.lines) cases.push_back(require_case(line, only));
   if (!a.cases_file.empty())
-    for (const std::string& line : lines_of(a.cases_file)) cases.push_back(require_case(line, only));
+    for (const std::string& line : case_lines(a.cases_file)) cases.push_back(require_case(line, only));
   if (a.lines.empty() && a.cases_file.empty()) {
     const Suite suite = require_suite(a.suite.empty() ? "quick" : a.suite);
     std::vector<const Operator*> chosen;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 
 #include "harness/safetensors.h"
 #include "harness/text.h"
@@ -57,6 +58,17 @@ Suite require_suite(const std::string& name) {
   for (const Suite s : kAll)
     if (harness::name(s) == name) return s;
   unknown("suite", name, kAll, [](Suite s) { return harness::name(s); });
+}
+
+std::vector<std::string> case_lines(const std::string& path) {
+  std::ifstream in(path);
+  if (!in)
+    throw UsageError(fmt::format("{}: cannot be read: give a file of case lines, one a line, # for comments",
+                                 printable(path)));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);)
+    if (const auto words = split_words(line); !words.empty() && words[0][0] != '#') lines.push_back(line);
+  return lines;
 }
 
 Case require_case(const std::string& line, const Operator* op) {

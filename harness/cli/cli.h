@@ -50,6 +50,8 @@ const Implementation& require_implementation(const std::string& name);
 Suite require_suite(const std::string& name);
 // A case line that may leave out the operator's name when `op` is given. Throws UsageError when they disagree.
 Case require_case(const std::string& line, const Operator* op = nullptr);
+// The lines of a file of case lines: one a line, # for comments. Throws UsageError.
+std::vector<std::string> case_lines(const std::string& path);
 // Refused cases are a usage error where the user named one case.
 void require_accepted(const Case& c);
 // Inputs from a file, or generated when `path` is empty; validated against the case.

@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include <algorithm>
 
 #include "harness/judge.h"
@@ -221,7 +223,28 @@ class MoeBlock final : public Operator {
 
   std::span<const Relation> relations() const override { return moe_block_relations(); }
   std::vector<Case> cases(Suite suite) const override { return moe_block_cases(suite); }
+  std::optional<double> bytes_moved(const Case& c, const TensorSet& inputs) const override;
 };
+
+// Every input once, but of the experts' weights only those of experts that a token is routed to, and the output.
+std::optional<double> MoeBlock::bytes_moved(const Case& c, const TensorSet& inputs) const {
+  const reference::Gating gate(gate_options(c));
+  const std::int64_t local = gate.options().experts / c.integer("ep_size"), first = local * c.integer("ep_rank");
+  reference::GatingRow row;
+  std::vector<std::int64_t> ids;
+  std::set<std::int64_t> routed;
+  for (std::int64_t t = 0; t < c.integer("tokens"); ++t) {
+    gate.scores(inputs.view("router_logits"), inputs.view("e_score_correction_bias"), t, row);
+    gate.select(row, ids);
+    for (const std::int64_t id : ids)
+      if (id >= first && id < first + local) routed.insert(id);
+  }
+  const double read = static_cast<double>(std::ssize(routed) + fused_shared_slots(c)) / static_cast<double>(local + fused_shared_slots(c));
+  double bytes = static_cast<double>(c.integer("tokens") * c.integer("hidden") * reference::size_bytes(c.dtype("dtype")));
+  for (const Tensor& t : inputs.tensors())
+    bytes += static_cast<double>(t.bytes()) * (t.name().starts_with("w") && t.shape().rank == 3 ? read : 1.0);
+  return bytes;
+}
 
 std::vector<TensorSpec> MoeBlock::inputs(const Case& c) const {
   const std::int64_t tokens = c.integer("tokens"), hidden = c.integer("hidden"),
