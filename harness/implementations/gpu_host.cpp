@@ -1,5 +1,4 @@
-// The adapter between cases and the GPU kernels on the host executor. Compiled twice, as cpu.cpp is: with planted faults it
-// defines "gpu-host!NAME".
+// The adapter between cases and the GPU kernels on the host executor: "gpu-host" and, with planted faults, "gpu-host!NAME".
 #include "harness/implementations/gpu_host.h"
 
 #include <fmt/format.h>
@@ -152,8 +151,6 @@ std::optional<Schedule> parse_schedule(std::string_view name) {
   return schedule;
 }
 
-#ifdef MOECHECK_FAULTS
-
 class FaultyGpuHost final : public GpuHost {
  public:
   FaultyGpuHost(std::string name, const Schedule& schedule, const kernels::FaultInfo& info)
@@ -176,11 +173,7 @@ class FaultyGpuHost final : public GpuHost {
   kernels::FaultInfo info_;
 };
 
-#endif
-
 }  // namespace
-
-#ifdef MOECHECK_FAULTS
 
 std::span<const PlantedFault> planted_gpu_faults() {
   static const std::vector<PlantedFault> all = [] {
@@ -192,19 +185,6 @@ std::span<const PlantedFault> planted_gpu_faults() {
   return all;
 }
 
-std::unique_ptr<Implementation> make_faulty_gpu_host(std::string_view name) {
-  const std::size_t mark = name.find('!');
-  if (mark == std::string_view::npos) return nullptr;
-  const std::optional<Schedule> schedule = parse_schedule(name.substr(0, mark));
-  if (!schedule) return nullptr;
-  for (const kernels::FaultInfo& f : kernels::gpu_faults())
-    if (f.name == name.substr(mark + 1))
-      return std::make_unique<FaultyGpuHost>(std::string(name), *schedule, f);
-  return nullptr;
-}
-
-#else
-
 std::vector<std::string_view> gpu_operators() {
   std::vector<std::string_view> list;
   for (const adapters::GpuAdapter* a : adapters::all_gpu_adapters()) list.push_back(a->op);
@@ -212,12 +192,14 @@ std::vector<std::string_view> gpu_operators() {
 }
 
 std::unique_ptr<Implementation> make_gpu_host(std::string_view name) {
-  if (name.find('!') != std::string_view::npos) return nullptr;
-  const std::optional<Schedule> schedule = parse_schedule(name);
+  const std::size_t mark = std::min(name.find('!'), name.size());
+  const std::optional<Schedule> schedule = parse_schedule(name.substr(0, mark));
   if (!schedule) return nullptr;
-  return std::make_unique<GpuHost>(std::string(name), *schedule);
+  if (mark == name.size()) return std::make_unique<GpuHost>(std::string(name), *schedule);
+  for (const kernels::FaultInfo& f : kernels::gpu_faults())
+    if (f.name == name.substr(mark + 1))
+      return std::make_unique<FaultyGpuHost>(std::string(name), *schedule, f);
+  return nullptr;
 }
-
-#endif
 
 }  // namespace moecheck::harness

@@ -18,9 +18,6 @@ namespace moecheck::harness {
 
 // nullptr when `name` is none of the above; UsageError when it begins like one and its schedule is unknown.
 std::unique_ptr<Implementation> make_gpu_host(std::string_view name);
-std::unique_ptr<Implementation> make_faulty_gpu_host(std::string_view name);
-
-std::span<const PlantedFault> planted_gpu_faults();
 
 // The operators that have GPU kernels.
 std::vector<std::string_view> gpu_operators();

@@ -48,7 +48,6 @@ const Implementation* find_gpu(std::string_view name) {
   const std::scoped_lock lock(mutex);
   if (const auto known = made.find(name); known != made.end()) return known->second.get();
   std::unique_ptr<Implementation> impl = make_gpu_host(name);
-  if (!impl) impl = make_faulty_gpu_host(name);
   if (!impl) impl = make_gpu_device(name);
   return impl ? made.emplace(std::string(name), std::move(impl)).first->second.get() : nullptr;
 }
