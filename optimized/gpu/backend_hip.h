@@ -134,6 +134,7 @@ GPU_DEVICE Bytes16 load16(const void* p) {
   const uint4 v = *static_cast<const uint4*>(p);
   return {{v.x, v.y, v.z, v.w}};
 }
+GPU_DEVICE Bytes16 load16_once(const void* p) { return load16(p); }
 GPU_DEVICE void store16(void* p, Bytes16 v) {
   *static_cast<uint4*>(p) = make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]);
 }

@@ -161,6 +161,7 @@ inline Bytes16 load16(const void* p, GPU_SITE) {
   if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) host::misaligned(p, 16, site);
   return *static_cast<const Bytes16*>(p);
 }
+inline Bytes16 load16_once(const void* p, GPU_SITE) { return load16(p, site); }
 inline void store16(void* p, Bytes16 value, GPU_SITE) {
   if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) host::misaligned(p, 16, site);
   *static_cast<Bytes16*>(p) = value;

@@ -41,8 +41,8 @@ Specialization* registered(bool down, const std::string& what) {
 template <int W, bool kDown, class Weight, class X>
 void add_dots(std::vector<GemmChoice>& all, DType weight, DType x) {
   const GemmKernel kernel = dot_experts<W, kDown, Weight, X>;
-  Specialization* of = registered<W>(
-      kDown, "dot products of " + std::string(reference::name(weight)) + " and " + std::string(reference::name(x)));
+  Specialization* of = registered<W>(kDown, "dot products of " + std::string(reference::name(weight)) +
+                                                " and " + std::string(reference::name(x)));
   all.push_back({kDown, false, weight, x, kernel, kernel, of, of});
 }
 template <int W, bool kDown, bool kFp8>
@@ -123,13 +123,13 @@ class Run {
   void operator()() const {
     if (l_.tokens == 0) return;
     if (l_.prepares_x)
-      prepare(c_.hidden_states.data, o_.dtype, l_.tokens, o_.hidden, o_.hidden, o_.hidden, at(l_.x_at), l_.x_dtype,
-              at(l_.x_scale_at));
+      prepare(c_.hidden_states.data, o_.dtype, l_.tokens, o_.hidden, o_.hidden, o_.hidden, at(l_.x_at),
+              l_.x_dtype, at(l_.x_scale_at));
     if (!l_.few) group();
     gate_up();
     if (l_.quantized)
-      prepare(at(l_.h_at), DType::kF32, l_.slots, o_.intermediate, l_.a_stride, l_.a_stride, at(l_.a_at), l_.a_dtype,
-              at(l_.a_scale_at));
+      prepare(at(l_.h_at), DType::kF32, l_.slots, o_.intermediate, l_.a_stride, l_.a_stride, at(l_.a_at),
+              l_.a_dtype, at(l_.a_scale_at));
     down();
     if (c_.slots_out == nullptr) reduce();
   }
@@ -137,18 +137,23 @@ class Run {
  private:
   void* at(std::size_t offset) const { return static_cast<char*>(c_.workspace) + offset; }
   LaunchConfig config(std::int64_t blocks, int threads) const {
-    return {.grid = static_cast<unsigned>(blocks), .block = static_cast<unsigned>(threads), .stream = stream_, .wave = W};
+    return {.grid = static_cast<unsigned>(blocks),
+            .block = static_cast<unsigned>(threads),
+            .stream = stream_,
+            .wave = W};
   }
 
-  void prepare(const void* in, DType in_dtype, std::int64_t rows, std::int64_t columns, std::int64_t in_stride,
-               std::int64_t out_stride, void* out, DType out_dtype, void* scales) const {
+  void prepare(const void* in, DType in_dtype, std::int64_t rows, std::int64_t columns,
+               std::int64_t in_stride, std::int64_t out_stride, void* out, DType out_dtype,
+               void* scales) const {
     PrepareArgs a;
     a.in = in, a.out = out, a.scales = static_cast<float*>(scales);
     a.rows = rows, a.in_stride = in_stride, a.out_stride = out_stride;
     a.columns = static_cast<std::int32_t>(columns), a.blocks = static_cast<std::int32_t>(blocks_of(columns));
     a.in_dtype = in_dtype, a.out_dtype = out_dtype;
     a.quant = quant_args(o_);
-    launch(prepare_rows<W>, config((rows * a.blocks + kPrepareWaves - 1) / kPrepareWaves, kPrepareWaves * W), a);
+    launch(prepare_rows<W>, config((rows * a.blocks + kPrepareWaves - 1) / kPrepareWaves, kPrepareWaves * W),
+           a);
   }
 
   void group() const {
@@ -215,7 +220,8 @@ class Run {
       each = kDotWaves * (down ? kRowsOfLane * (W / kLanesDown) : kRowsOfLane / 2);
     } else {
       waves = l_.few ? kFewWaves : kTileWaves;
-      each = (l_.few ? waves / segments_of(a.depth) : waves) * (down ? kStripColumns<true> : kStripColumns<false>);
+      each = (l_.few ? waves / segments_of(a.depth) : waves) *
+             (down ? kStripColumns<true> : kStripColumns<false>);
     }
     a.column_tiles = (a.columns + each - 1) / each;
     const std::int64_t runs = l_.few ? l_.slots : l_.max_runs;
@@ -227,7 +233,8 @@ class Run {
     a.slot_map = c_.slot_map;
     a.y = at(l_.y_at), a.y_dtype = l_.y_dtype;
     a.out = c_.out.data, a.out_dtype = c_.out.dtype, a.dtype = o_.dtype;
-    a.tokens = l_.tokens, a.topk = static_cast<std::int32_t>(o_.topk), a.hidden = static_cast<std::int32_t>(o_.hidden);
+    a.tokens = l_.tokens, a.topk = static_cast<std::int32_t>(o_.topk),
+    a.hidden = static_cast<std::int32_t>(o_.hidden);
     a.by_expert = o_.reduce.order == reference::ReduceOrder::kExpert;
     a.accumulate_in_dtype = o_.reduce.accumulate == reference::Accumulate::kDtype;
     a.first_is_rounded = o_.reduce.order != reference::ReduceOrder::kAny;
@@ -254,8 +261,8 @@ void run_gpu_experts(const ExpertsCall& call, gpu::Stream stream) {
 }
 
 template <class Backend>
-void gpu_experts(const reference::ExpertsOptions& options, const reference::ExpertsInputs& inputs, reference::View out,
-                 void* workspace, gpu::Stream stream) {
+void gpu_experts(const reference::ExpertsOptions& options, const reference::ExpertsInputs& inputs,
+                 reference::View out, void* workspace, gpu::Stream stream) {
   ExpertsCall call;
   call.options = options;
   call.hidden_states = inputs.hidden_states;
@@ -274,7 +281,7 @@ void gpu_experts(const reference::ExpertsOptions& options, const reference::Expe
 }
 
 template void run_gpu_experts<gpu::ThisBackend>(const ExpertsCall&, gpu::Stream);
-template void gpu_experts<gpu::ThisBackend>(const reference::ExpertsOptions&, const reference::ExpertsInputs&, reference::View,
-                                            void*, gpu::Stream);
+template void gpu_experts<gpu::ThisBackend>(const reference::ExpertsOptions&, const reference::ExpertsInputs&,
+                                            reference::View, void*, gpu::Stream);
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED

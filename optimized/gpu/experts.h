@@ -23,8 +23,8 @@ inline std::optional<std::string> gpu_experts_unsupported(const reference::Exper
   if (o.fp8_activations && o.quant.group != 128)
     return "activation groups of " + std::to_string(o.quant.group) + ": only 128, the weights' block";
   if (o.fp8_activations && o.quant.dtype != weights)
-    return std::string(reference::name(o.quant.dtype)) + " activations with " + std::string(reference::name(weights)) +
-           " weights: the GPU kernels take one fp8 format";
+    return std::string(reference::name(o.quant.dtype)) + " activations with " +
+           std::string(reference::name(weights)) + " weights: the GPU kernels take one fp8 format";
   if (o.topk > 128) return "topk=" + std::to_string(o.topk) + ": the GPU kernels take up to 128";
   if (o.local_experts > 8192)
     return "local_experts=" + std::to_string(o.local_experts) + ": the GPU kernels take up to 8192";
@@ -45,7 +45,7 @@ inline std::size_t gpu_experts_workspace(const reference::ExpertsOptions& option
 // The same bits at every run: slots are added in the order of the options, by one thread.
 // Asynchronous on `stream`. Throws gpu::DeviceError; on the host executor of this OS thread gpu::host::Error.
 template <class Backend>
-void gpu_experts(const reference::ExpertsOptions& options, const reference::ExpertsInputs& inputs, reference::View out,
-                 void* workspace, gpu::Stream stream);
+void gpu_experts(const reference::ExpertsOptions& options, const reference::ExpertsInputs& inputs,
+                 reference::View out, void* workspace, gpu::Stream stream);
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED

@@ -21,7 +21,8 @@ struct SlotMap {
   const void* ids = nullptr;  // [slots], or nullptr: every slot is expert 0
   const void* map = nullptr;  // [map_size], or nullptr: experts are dealt in ranges
   std::int64_t map_size = 0, experts = 1, local_experts = 1;
-  std::int64_t first = 0, own = 1, routed = 1;  // ids [first, first + own) are local 0.., ids routed.. follow them
+  std::int64_t first = 0, own = 1,
+               routed = 1;  // ids [first, first + own) are local 0.., ids routed.. follow them
   bool ids_are_64_bit = false, map_is_64_bit = false;
 };
 
@@ -44,10 +45,11 @@ struct QuantArgs {
 // One of the two GEMMs: y[slot, n] = sum_k x[row(slot), k] w[expert, n, k].
 struct GemmArgs {
   SlotMap slot_map;
-  const void *x = nullptr, *weight = nullptr;               // [rows, x_stride], [local_experts, rows, depth]
-  const float *x_scale = nullptr, *weight_scale = nullptr;  // [rows, blocks of depth], [experts, blocks, blocks of depth]
-  const float* router_weight = nullptr;                     // [slots], or nullptr: 1
-  void* out = nullptr;                                      // [slots, columns]
+  const void *x = nullptr, *weight = nullptr;  // [rows, x_stride], [local_experts, rows, depth]
+  const float *x_scale = nullptr,
+              *weight_scale = nullptr;   // [rows, blocks of depth], [experts, blocks, blocks of depth]
+  const float* router_weight = nullptr;  // [slots], or nullptr: 1
+  void* out = nullptr;                   // [slots, columns]
   std::int64_t slots = 0, x_stride = 0, out_stride = 0;
   std::int32_t topk = 1, depth = 0, rows = 0, columns = 0;  // rows of the weight; columns of the result
   reference::DType weight_dtype{}, x_dtype{}, out_dtype{}, round_dtype{};
@@ -101,7 +103,9 @@ void run_gpu_experts(const ExpertsCall& call, gpu::Stream stream);
 
 // ---- what lies in between, and where
 
-inline bool is_fp8(reference::DType t) { return t == reference::DType::kE4M3FN || t == reference::DType::kE4M3FNUZ; }
+inline bool is_fp8(reference::DType t) {
+  return t == reference::DType::kE4M3FN || t == reference::DType::kE4M3FNUZ;
+}
 inline std::int64_t blocks_of(std::int64_t n) { return (n + kScaleBlock - 1) / kScaleBlock; }
 
 // dtypes and places of the intermediates. Codes of e4m3 are bf16 numbers, exactly.
@@ -110,8 +114,8 @@ struct ExpertsLayout {
   std::int64_t tokens, slots, x_blocks, a_blocks, a_stride, run_slots, max_runs;
   DType x_dtype, a_dtype, y_dtype;  // of the GEMMs' left sides and of the slots
   bool prepares_x, quantized, few;
-  std::size_t x_at = 0, x_scale_at = 0, h_at = 0, a_at = 0, a_scale_at = 0, y_at = 0, sorted_at = 0, runs_at = 0,
-              run_count_at = 0, bytes = 0;
+  std::size_t x_at = 0, x_scale_at = 0, h_at = 0, a_at = 0, a_scale_at = 0, y_at = 0, sorted_at = 0,
+              runs_at = 0, run_count_at = 0, bytes = 0;
 
   ExpertsLayout(const reference::ExpertsOptions& o, DType weights, std::int64_t m)
       : tokens(m),
@@ -124,7 +128,8 @@ struct ExpertsLayout {
         quantized(o.fp8_activations),
         few(slots <= kFewSlots) {
     const bool rounds_a = o.activation.round_product != reference::Rounding::kNone || o.dtype == DType::kF32;
-    const DType t = is_fp8(weights) && o.dtype == DType::kF16 ? DType::kF32 : o.dtype;  // f16 and e4m3 meet in f32
+    const DType t =
+        is_fp8(weights) && o.dtype == DType::kF16 ? DType::kF32 : o.dtype;  // f16 and e4m3 meet in f32
     x_dtype = quantized ? DType::kBF16 : t;
     a_dtype = quantized ? DType::kBF16 : rounds_a ? t : DType::kF32;
     y_dtype = o.round_slot == reference::Rounding::kNone ? DType::kF32 : o.dtype;

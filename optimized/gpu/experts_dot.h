@@ -22,8 +22,8 @@ struct DotOperands {
 
 // Sums of products of kPacked<Weight> elements from k on.
 template <class Weight, class X, int kSlots>
-GPU_DEVICE void add_products(const GemmArgs& a, const DotOperands<Weight, X, kSlots>& o, const Bytes16 (&w)[kRowsOfLane], int k,
-                             float (&sum)[kRowsOfLane][kSlots]) {
+GPU_DEVICE void add_products(const GemmArgs& a, const DotOperands<Weight, X, kSlots>& o,
+                             const Bytes16 (&w)[kRowsOfLane], int k, float (&sum)[kRowsOfLane][kSlots]) {
   constexpr int kX = kPacked<X>, kW = kPacked<Weight>, kStep = kX < kW ? kX : kW;
   GPU_UNROLL for (int part = 0; part < kW; part += kStep) {
     float x[kSlots][kStep];
@@ -40,15 +40,16 @@ GPU_DEVICE void add_products(const GemmArgs& a, const DotOperands<Weight, X, kSl
 
 // sum[r][t] = row r . x[t], in every one of the kLanes lanes that share the rows.
 template <int W, int kLanes, class Weight, class X, int kSlots>
-GPU_DEVICE void dot_products(const GemmArgs& a, const DotOperands<Weight, X, kSlots>& o, float (&sum)[kRowsOfLane][kSlots]) {
+GPU_DEVICE void dot_products(const GemmArgs& a, const DotOperands<Weight, X, kSlots>& o,
+                             float (&sum)[kRowsOfLane][kSlots]) {
   constexpr int kPack = kPacked<Weight>, kUnroll = 2;
   constexpr bool kScaled = sizeof(typename Weight::Bits) == 1;
   static_assert(!kScaled || kPack * 8 == kScaleBlock);
   const int me = lane<W>() % kLanes;
   for (int first = 0; first < a.depth; first += kUnroll * kLanes * kPack) {
     Bytes16 w[kUnroll][kRowsOfLane];
-    GPU_UNROLL for (int u = 0; u < kUnroll; ++u) GPU_UNROLL for (int r = 0; r < kRowsOfLane; ++r)
-      w[u][r] = load_packed<Weight>(o.row[r], first + (u * kLanes + me) * kPack, a.depth, a.vectors);
+    GPU_UNROLL for (int u = 0; u < kUnroll; ++u) GPU_UNROLL for (int r = 0; r < kRowsOfLane; ++r) w[u][r] =
+        load_packed<Weight>(o.row[r], first + (u * kLanes + me) * kPack, a.depth, a.vectors);
     GPU_UNROLL for (int u = 0; u < kUnroll; ++u) {
       const int k = first + (u * kLanes + me) * kPack;
       if constexpr (!kScaled) {
@@ -57,7 +58,7 @@ GPU_DEVICE void dot_products(const GemmArgs& a, const DotOperands<Weight, X, kSl
         float block[kRowsOfLane][kSlots] = {};
         add_products<Weight, X, kSlots>(a, o, w[u], k, block);
         GPU_UNROLL for (int step = 4; step > 0; step /= 2) GPU_UNROLL for (int r = 0; r < kRowsOfLane; ++r)
-          GPU_UNROLL for (int t = 0; t < kSlots; ++t) block[r][t] += shfl_xor<W>(block[r][t], step);
+            GPU_UNROLL for (int t = 0; t < kSlots; ++t) block[r][t] += shfl_xor<W>(block[r][t], step);
         const int b = k / static_cast<int>(kScaleBlock);
         if (k / static_cast<int>(kScaleBlock) * static_cast<int>(kScaleBlock) >= a.depth) continue;
         GPU_UNROLL for (int r = 0; r < kRowsOfLane; ++r) GPU_UNROLL for (int t = 0; t < kSlots; ++t) {
@@ -67,9 +68,10 @@ GPU_DEVICE void dot_products(const GemmArgs& a, const DotOperands<Weight, X, kSl
       }
     }
   }
-  for (int step = (GPU_FAULT(kGpuExpertsWaveWidth32) && kLanes > 32 ? 32 : kLanes) / 2; step > (kScaled ? 4 : 0); step /= 2)
-    GPU_UNROLL for (int r = 0; r < kRowsOfLane; ++r) GPU_UNROLL for (int t = 0; t < kSlots; ++t)
-      sum[r][t] += shfl_xor<W>(sum[r][t], step);
+  for (int step = (GPU_FAULT(kGpuExpertsWaveWidth32) && kLanes > 32 ? 32 : kLanes) / 2;
+       step > (kScaled ? 4 : 0); step /= 2)
+    GPU_UNROLL for (int r = 0; r < kRowsOfLane; ++r) GPU_UNROLL for (int t = 0; t < kSlots; ++t) sum[r][t] +=
+        shfl_xor<W>(sum[r][t], step);
 }
 
 // The rows of the caller's lane for slots list[0..count), count <= kSlots, and what becomes of them.
@@ -77,14 +79,18 @@ template <int W, bool kDown, class Weight, class X, int kSlots>
 GPU_DEVICE void dot_slots(const GemmArgs& a, int expert, int column, const std::int32_t* list, int count) {
   constexpr int kLanes = kDown ? kLanesDown : W, kColumns = kDown ? kRowsOfLane : kRowsOfLane / 2;
   DotOperands<Weight, X, kSlots> o;
-  const auto* weight = static_cast<const typename Weight::Bits*>(a.weight) + std::int64_t{a.rows} * a.depth * expert;
+  const auto* weight =
+      static_cast<const typename Weight::Bits*>(a.weight) + std::int64_t{a.rows} * a.depth * expert;
   GPU_UNROLL for (int r = 0; r < kRowsOfLane; ++r) {
     int c = column + (kDown ? r : r / 2);
     if (c >= a.columns) c = a.columns - 1;
-    const int row = kDown ? c : r % 2 == 0 ? gate_row(a.activation, a.columns, c) : up_row(a.activation, a.columns, c);
+    const int row = kDown        ? c
+                    : r % 2 == 0 ? gate_row(a.activation, a.columns, c)
+                                 : up_row(a.activation, a.columns, c);
     o.row[r] = weight + std::int64_t{row} * a.depth;
     if (a.weight_scale != nullptr)
-      o.row_scale[r] = scales_of_row(a, expert, GPU_FAULT(kGpuExpertsScaleOfFirstRow) ? row / 256 * 256 : row);
+      o.row_scale[r] =
+          scales_of_row(a, expert, GPU_FAULT(kGpuExpertsScaleOfFirstRow) ? row / 256 * 256 : row);
   }
   const std::int64_t blocks = (a.depth + kScaleBlock - 1) / kScaleBlock;
   GPU_UNROLL for (int t = 0; t < kSlots; ++t) {
@@ -101,7 +107,8 @@ GPU_DEVICE void dot_slots(const GemmArgs& a, int expert, int column, const std::
     if constexpr (kDown)
       store_slot(a, list[t], column + c, sum[c][t]);
     else
-      store_activated(a, list[t], column + c, sum[2 * c][t], sum[2 * (GPU_FAULT(kGpuExpertsNeighboursUp) ? 0 : c) + 1][t]);
+      store_activated(a, list[t], column + c, sum[2 * c][t],
+                      sum[2 * (GPU_FAULT(kGpuExpertsNeighboursUp) ? 0 : c) + 1][t]);
   }
 }
 

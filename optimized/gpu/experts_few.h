@@ -9,8 +9,8 @@ inline constexpr int kFewWaves = kMostSegments;
 
 // One wave's segment [begin, end) for sixteen slots and two strips. kVectors: a.vectors; nothing stands between the loads then.
 template <int W, bool kDown, bool kFp8, bool kVectors>
-GPU_DEVICE void multiply_segment(const GemmArgs& a, const SlotRun& run, int first_slot, int column, int begin, int end,
-                                 TileC<W> (&sum)[2]) {
+GPU_DEVICE void multiply_segment(const GemmArgs& a, const SlotRun& run, int first_slot, int column, int begin,
+                                 int end, TileC<W> (&sum)[2]) {
   using F = Fragment<W>;
   constexpr int kSteps = kFp8 ? 4 : 2;  // in flight at once; of e4m3 a block
   static_assert(!kFp8 || kSteps * kStepDepth == kScaleBlock);
@@ -26,23 +26,27 @@ GPU_DEVICE void multiply_segment(const GemmArgs& a, const SlotRun& run, int firs
   for (int first = begin; first < end; first += kSteps * kStepDepth) {
     Chunk<kFp8> weight[kSteps][2][F::kRows][F::kChunks];
     GPU_UNROLL for (int step = 0; step < kSteps; ++step) GPU_UNROLL for (int s = 0; s < 2; ++s)
-      GPU_UNROLL for (int h = 0; h < F::kRows; ++h) GPU_UNROLL for (int c = 0; c < F::kChunks; ++c)
-        weight[step][s][h][c].load(a.weight, weight_at[s][h], first + step * kStepDepth + F::k() + 8 * c, a.depth, kVectors);
+        GPU_UNROLL for (int h = 0; h < F::kRows; ++h) GPU_UNROLL for (int c = 0; c < F::kChunks;
+                                                                      ++c) weight[step][s][h][c]
+            .load(a.weight, weight_at[s][h], first + step * kStepDepth + F::k() + 8 * c, a.depth, kVectors);
     GPU_UNROLL for (int step = 0; step < kSteps; ++step) {
       TileA<W, BF16Tile> x[2];
       GPU_UNROLL for (int h = 0; h < F::kRows; ++h) GPU_UNROLL for (int c = 0; c < F::kChunks; ++c) {
         Chunk<false> chunk;
-        if (x_at[h] >= 0) chunk.load(a.x, x_at[h], first + step * kStepDepth + F::k() + 8 * c, a.depth, kVectors);
+        if (x_at[h] >= 0)
+          chunk.load(a.x, x_at[h], first + step * kStepDepth + F::k() + 8 * c, a.depth, kVectors);
         set_chunk<W>(x, h, c, chunk.bits);
       }
       GPU_UNROLL for (int s = 0; s < 2; ++s) {
         WeightTiles<W> w;
         GPU_UNROLL for (int h = 0; h < F::kRows; ++h) GPU_UNROLL for (int c = 0; c < F::kChunks; ++c)
-          w.set(h, c, weight[step][s][h][c].as_bf16(fnuz));
-        GPU_UNROLL for (int half = 0; half < 2; ++half) tile_multiply<W>(kFp8 ? block[s] : sum[s], x[half], w.tile[half]);
+            w.set(h, c, weight[step][s][h][c].as_bf16(fnuz));
+        GPU_UNROLL for (int half = 0; half < 2; ++half)
+            tile_multiply<W>(kFp8 ? block[s] : sum[s], x[half], w.tile[half]);
       }
     }
-    if constexpr (kFp8) add_block<W, kDown>(a, run, first_slot, column, first / static_cast<int>(kScaleBlock), block, sum);
+    if constexpr (kFp8)
+      add_block<W, kDown>(a, run, first_slot, column, first / static_cast<int>(kScaleBlock), block, sum);
   }
 }
 
@@ -70,13 +74,14 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kFewWaves* W) few_slots(const GemmArgs a) {
     }
     if (segments > 1) {
       float* mine = parts + wave * kNumbers * W + lane<W>();
-      GPU_UNROLL for (int i = 0; i < kNumbers; ++i) mine[i * W] = sum[i / TileC<W>::kCount].value[i % TileC<W>::kCount];
+      GPU_UNROLL for (int i = 0; i < kNumbers; ++i) mine[i * W] =
+          sum[i / TileC<W>::kCount].value[i % TileC<W>::kCount];
       if (!GPU_FAULT(kGpuExpertsMissingBarrier)) block_barrier();
       if (segment == 0) {
         TileC<W> all[2];
         for (int s = 0; s < segments; ++s)
-          GPU_UNROLL for (int i = 0; i < kNumbers; ++i)
-            all[i / TileC<W>::kCount].value[i % TileC<W>::kCount] += mine[(s * kNumbers + i) * W];
+          GPU_UNROLL for (int i = 0; i < kNumbers; ++i) all[i / TileC<W>::kCount]
+              .value[i % TileC<W>::kCount] += mine[(s * kNumbers + i) * W];
         if (column < a.columns) store_tiles<W, kDown>(a, run, first, column, all);
       }
       block_barrier();  // before the next slots overwrite what is read here

@@ -10,7 +10,8 @@ inline constexpr int kGroupThreads = 512;
 struct GroupArgs {
   SlotMap slot_map;
   std::int64_t slots = 0;
-  std::int32_t *sorted = nullptr, *runs = nullptr, *run_count = nullptr;  // runs [.., 3]: expert, first, count
+  std::int32_t *sorted = nullptr, *runs = nullptr,
+               *run_count = nullptr;  // runs [.., 3]: expert, first, count
   std::int32_t run_slots = kRunSlots;
 };
 
@@ -25,7 +26,8 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kGroupThreads) group_slots(const GroupArgs a) 
     if (const int e = local_expert(a.slot_map, s); e >= 0) atomic_add(next + e, 1);
   block_barrier();
   if (thread < W) {  // a lane has a run of experts
-    const int each = (experts + W - 1) / W, begin = thread * each, end = begin + each < experts ? begin + each : experts;
+    const int each = (experts + W - 1) / W, begin = thread * each,
+              end = begin + each < experts ? begin + each : experts;
     int slots = 0, runs = 0;
     for (int e = begin; e < end; ++e) slots += next[e], runs += (next[e] + a.run_slots - 1) / a.run_slots;
     int first = slots, run = runs;
@@ -48,7 +50,8 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kGroupThreads) group_slots(const GroupArgs a) 
   }
   block_barrier();
   for (std::int64_t s = thread; s < a.slots; s += kGroupThreads)
-    if (const int e = local_expert(a.slot_map, s); e >= 0) a.sorted[atomic_add(next + e, 1)] = static_cast<std::int32_t>(s);
+    if (const int e = local_expert(a.slot_map, s); e >= 0)
+      a.sorted[atomic_add(next + e, 1)] = static_cast<std::int32_t>(s);
 }
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED::experts_kernels

@@ -14,7 +14,8 @@ inline constexpr int kStepDepth = 32, kMostSegments = 8;
 
 GPU_HOST_DEVICE int segments_of(int depth) { return depth >= 4096 ? kMostSegments : depth >= 1024 ? 4 : 1; }
 GPU_HOST_DEVICE int segment_length(int depth) {
-  const int blocks = (depth + static_cast<int>(kScaleBlock) - 1) / static_cast<int>(kScaleBlock), n = segments_of(depth);
+  const int blocks = (depth + static_cast<int>(kScaleBlock) - 1) / static_cast<int>(kScaleBlock),
+            n = segments_of(depth);
   return (blocks + n - 1) / n * static_cast<int>(kScaleBlock);
 }
 
@@ -113,8 +114,8 @@ constexpr int kStripColumns = kDown ? 2 * kMatrixTile : kMatrixTile;
 
 // sum += block * x scale * weight scale, of block b of the depth; block = 0.
 template <int W, bool kDown>
-GPU_DEVICE void add_block(const GemmArgs& a, const SlotRun& run, int first_slot, int first_column, int b, TileC<W> (&block)[2],
-                          TileC<W> (&sum)[2]) {
+GPU_DEVICE void add_block(const GemmArgs& a, const SlotRun& run, int first_slot, int first_column, int b,
+                          TileC<W> (&block)[2], TileC<W> (&sum)[2]) {
   const std::int64_t blocks = (a.depth + kScaleBlock - 1) / kScaleBlock;
   GPU_UNROLL for (int s = 0; s < 2; ++s) GPU_UNROLL for (int i = 0; i < TileC<W>::kCount; ++i) {
     const int slot = first_slot + TileC<W>::row(i);
@@ -123,7 +124,8 @@ GPU_DEVICE void add_block(const GemmArgs& a, const SlotRun& run, int first_slot,
     if (slot >= run.count) continue;
     if (a.x_scale != nullptr) v *= a.x_scale[x_row(a, run.slots[slot]) * blocks + b];
     const int row = weight_row<kDown>(a, first_column, s, TileC<W>::column(i));
-    sum[s].value[i] += v * scales_of_row(a, run.expert, GPU_FAULT(kGpuExpertsScaleOfFirstRow) ? row / 256 * 256 : row)[b];
+    sum[s].value[i] +=
+        v * scales_of_row(a, run.expert, GPU_FAULT(kGpuExpertsScaleOfFirstRow) ? row / 256 * 256 : row)[b];
   }
 }
 
@@ -136,7 +138,8 @@ GPU_DEVICE void add_tiles(TileC<W> (&sum)[2], TileC<W> (&part)[2]) {
 }
 
 template <int W, bool kDown>
-GPU_DEVICE void store_tiles(const GemmArgs& a, const SlotRun& run, int first_slot, int first_column, const TileC<W> (&sum)[2]) {
+GPU_DEVICE void store_tiles(const GemmArgs& a, const SlotRun& run, int first_slot, int first_column,
+                            const TileC<W> (&sum)[2]) {
   GPU_UNROLL for (int i = 0; i < TileC<W>::kCount; ++i) {
     int row = first_slot + TileC<W>::row(i);
     if (row >= run.count) {

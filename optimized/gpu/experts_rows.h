@@ -62,14 +62,15 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kPrepareWaves* W) prepare_rows(const PrepareAr
     GPU_UNROLL for (int j = 0; j < kEach; ++j) x[j] = quantized(a.quant, scale, x[j]);
     if (lane<W>() == 0) a.scales[i] = scale.scale;
   }
-  GPU_UNROLL for (int j = 0; j < kEach; ++j)
-    if (first + j * W < a.columns) store_float(a.out_dtype, a.out, row * a.out_stride + first + j * W, x[j]);
+  GPU_UNROLL for (int j = 0; j < kEach; ++j) if (first + j * W < a.columns)
+      store_float(a.out_dtype, a.out, row * a.out_stride + first + j * W, x[j]);
 }
 
 inline constexpr int kReduceThreads = 128, kReduceColumns = 4;
 
 // Four numbers of a row, or those of them that there are.
-GPU_DEVICE void load_four(DType dtype, const void* p, std::int64_t first, int n, bool vectors, float (&v)[kReduceColumns]) {
+GPU_DEVICE void load_four(DType dtype, const void* p, std::int64_t first, int n, bool vectors,
+                          float (&v)[kReduceColumns]) {
   if (vectors && dtype == DType::kF32) {
     const Bytes16 four = load16(static_cast<const float*>(p) + first);
     GPU_UNROLL for (int j = 0; j < kReduceColumns; ++j) v[j] = bits_as<float>(four.word[j]);
@@ -84,7 +85,8 @@ GPU_DEVICE void load_four(DType dtype, const void* p, std::int64_t first, int n,
         dtype == DType::kBF16 ? from_bf16(four.bits[j]) : from_f16(four.bits[j]);
     return;
   }
-  GPU_UNROLL for (int j = 0; j < kReduceColumns; ++j) v[j] = j < n ? load_as_float(dtype, p, first + j) : 0.0F;
+  GPU_UNROLL for (int j = 0; j < kReduceColumns; ++j) v[j] =
+      j < n ? load_as_float(dtype, p, first + j) : 0.0F;
 }
 
 // v after the sum of the slots; shared: the element of the shared output.
@@ -108,7 +110,8 @@ GPU_DEVICE float after_sum(const CombineSteps& steps, DType dtype, float v, floa
 // Grid: tokens times a.column_tiles of kReduceThreads * kReduceColumns.
 template <int W>
 GPU_KERNEL void GPU_LAUNCH_BOUNDS(kReduceThreads) reduce_slots(const ReduceArgs a) {
-  GPU_SHARED(std::int32_t, order, kReduceThreads);  // the slots that count, in the order in which they are added
+  GPU_SHARED(std::int32_t, order,
+             kReduceThreads);  // the slots that count, in the order in which they are added
   const int thread = static_cast<int>(thread_x());
   const std::int64_t token = block_x() / static_cast<unsigned>(a.column_tiles), first_slot = token * a.topk;
   int count = 0, rank = 0;
@@ -123,7 +126,8 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kReduceThreads) reduce_slots(const ReduceArgs 
   if (mine) order[rank] = thread;
   block_barrier();
   const int column =
-      (static_cast<int>(block_x() % static_cast<unsigned>(a.column_tiles)) * kReduceThreads + thread) * kReduceColumns;
+      (static_cast<int>(block_x() % static_cast<unsigned>(a.column_tiles)) * kReduceThreads + thread) *
+      kReduceColumns;
   const int n = a.hidden - column;
   if (n <= 0) return;  // no barrier follows
   float sum[kReduceColumns] = {};
@@ -137,12 +141,13 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kReduceThreads) reduce_slots(const ReduceArgs 
     }
   }
   float shared[kReduceColumns] = {};
-  if (a.after.shared != nullptr) load_four(a.dtype, a.after.shared, token * a.hidden + column, n, a.vectors, shared);
+  if (a.after.shared != nullptr)
+    load_four(a.dtype, a.after.shared, token * a.hidden + column, n, a.vectors, shared);
   const float gate = a.after.shared_gate != nullptr ? a.after.shared_gate[token] : 1.0F;
   const int last = GPU_FAULT(kGpuExpertsTailColumns) ? n / kReduceColumns * kReduceColumns : n;
-  GPU_UNROLL for (int j = 0; j < kReduceColumns; ++j)
-    if (j < last)
-      store_float(a.out_dtype, a.out, token * a.hidden + column + j, after_sum(a.after, a.dtype, sum[j], shared[j], gate));
+  GPU_UNROLL for (int j = 0; j < kReduceColumns; ++j) if (j < last)
+      store_float(a.out_dtype, a.out, token * a.hidden + column + j,
+                  after_sum(a.after, a.dtype, sum[j], shared[j], gate));
 }
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED::experts_kernels

@@ -43,7 +43,8 @@ GPU_DEVICE SlotRun find_run(const GemmArgs& a, LaneMask<W>* found, std::int32_t*
     if (mine >= *a.run_count) return {};
     return {a.runs[3 * mine], a.runs[3 * mine + 2], a.sorted + a.runs[3 * mine + 1]};
   }
-  const int thread = static_cast<int>(thread_x()), wave = wave_in_block<W>(), expert = local_expert(a.slot_map, mine);
+  const int thread = static_cast<int>(thread_x()), wave = wave_in_block<W>(),
+            expert = local_expert(a.slot_map, mine);
   const bool same = expert >= 0 && thread < a.slots && local_expert(a.slot_map, thread) == expert;
   const LaneMask<W> mask = ballot<W>(same);
   if (lane<W>() == 0) found[wave] = mask;
@@ -52,7 +53,9 @@ GPU_DEVICE SlotRun find_run(const GemmArgs& a, LaneMask<W>* found, std::int32_t*
   bool first = expert >= 0;
   for (int w = 0; w < kWaves; ++w) {
     if (w == wave) before = count;
-    const LaneMask<W> earlier = w < mine / W ? found[w] : w == mine / W ? found[w] & ((LaneMask<W>{1} << mine % W) - 1) : 0;
+    const LaneMask<W> earlier = w < mine / W    ? found[w]
+                                : w == mine / W ? found[w] & ((LaneMask<W>{1} << mine % W) - 1)
+                                                : 0;
     first = first && earlier == 0;
     count += count_bits(found[w]);
   }
@@ -64,7 +67,8 @@ GPU_DEVICE SlotRun find_run(const GemmArgs& a, LaneMask<W>* found, std::int32_t*
 // Element `column` of the slot's a (gate_up).
 GPU_DEVICE void store_activated(const GemmArgs& a, std::int64_t slot, int column, float gate, float up) {
   const float weight = a.router_weight != nullptr ? a.router_weight[slot] : 1.0F;
-  store_float(a.out_dtype, a.out, slot * a.out_stride + column, gated_activation(a.activation, weight, gate, up));
+  store_float(a.out_dtype, a.out, slot * a.out_stride + column,
+              gated_activation(a.activation, weight, gate, up));
 }
 // Element `column` of the slot's y (down).
 GPU_DEVICE void store_slot(const GemmArgs& a, std::int64_t slot, int column, float y) {
@@ -75,9 +79,12 @@ GPU_DEVICE void store_slot(const GemmArgs& a, std::int64_t slot, int column, flo
 
 // Where a block's scales of one weight row begin.
 GPU_DEVICE const float* scales_of_row(const GemmArgs& a, int expert, int row) {
-  const std::int64_t blocks = (a.depth + kScaleBlock - 1) / kScaleBlock, rows = (a.rows + kScaleBlock - 1) / kScaleBlock;
+  const std::int64_t blocks = (a.depth + kScaleBlock - 1) / kScaleBlock,
+                     rows = (a.rows + kScaleBlock - 1) / kScaleBlock;
   return a.weight_scale + (expert * rows + row / kScaleBlock) * blocks;
 }
-GPU_DEVICE std::int64_t x_row(const GemmArgs& a, std::int64_t slot) { return a.x_is_per_token ? slot / a.topk : slot; }
+GPU_DEVICE std::int64_t x_row(const GemmArgs& a, std::int64_t slot) {
+  return a.x_is_per_token ? slot / a.topk : slot;
+}
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED::experts_kernels

@@ -28,7 +28,8 @@
 // Atomics         atomic_add atomic_max atomic_min atomic_cas: relaxed, device-wide. load_acquire store_release: for flags.
 // Fences          fence_block() fence_device()
 // Spin loops      spin_pause() in their body
-// Memory          load16 store16: 16 bytes at once; the address must be a multiple of 16
+// Memory          load16 store16: 16 bytes at once; the address must be a multiple of 16. load16_once: of what nobody reads again
+//                 soon, so that caches let it go first
 // Numbers         gpu/number_formats.h, bit for bit as reference/number_formats.h
 // Tiles           gpu/tile.h: bf16 and fp8 matrix products of a wave
 // Launch          launch(kernel, LaunchConfig, arguments...)  with_wave_width([&]<int W> { ... launch(kernel<W>, ...) })

@@ -1,15 +1,17 @@
 #pragma once
 // The indexer's paged key cache on GPUs: which kernel serves a request, and the entry points. The operator is specified in
-// reference/indexer_cache.h; indexer_cache_quantize.h writes the cache, indexer_cache_gather.h reads it.
+// reference/indexer_cache.h; indexer_cache_quantize.h writes the cache, indexer_cache_gather.h and indexer_cache_gather_wave.h read it.
 //
 // Specializations of the writer: dtype of k, format of the codes, and whether a row is 128 channels with one scale; one more for any
-// sizes and addresses. Of the reader: bytes of a piece, and again 128 channels. They register themselves (specializations.h).
+// sizes and addresses. Of the reader: 128 channels with one scale, by the order of the cache; else bytes of a piece. They register
+// themselves (specializations.h).
 #include <array>
 #include <stdexcept>
 #include <string>
 
 #include "optimized/gpu/indexer_cache.h"
 #include "optimized/gpu/indexer_cache_gather.h"
+#include "optimized/gpu/indexer_cache_gather_wave.h"
 #include "optimized/gpu/indexer_cache_quantize.h"
 #include "optimized/gpu/specializations.h"
 
@@ -97,19 +99,31 @@ void launch_quantize(const QuantizeArgs& a, Stream stream) {
 
 // ---- gathering
 
-template <int kBytes, int kPieces>
+template <int kBytes>
 Choice<GatherArgs> gather_choice() {
-  return {gather_rows<kBytes, kPieces>, registered("gather by " + std::to_string(kBytes) + " bytes" +
-                                                   (kPieces > 0 ? " 128 channels, one scale" : ""))};
+  return {gather_rows<kBytes>, registered("gather by " + std::to_string(kBytes) + " bytes")};
 }
-// By bytes of a piece: 16 with 128 channels and one scale, 16, 4, 1.
-inline const std::array<Choice<GatherArgs>, 4>& gather_choices() {
-  static const std::array<Choice<GatherArgs>, 4> all = {gather_choice<16, 8>(), gather_choice<16, 0>(),
-                                                        gather_choice<4, 0>(), gather_choice<1, 0>()};
+// By bytes of a piece: 16, 4, 1.
+inline const std::array<Choice<GatherArgs>, 3>& gather_choices() {
+  static const std::array<Choice<GatherArgs>, 3> all = {gather_choice<16>(), gather_choice<4>(),
+                                                        gather_choice<1>()};
+  return all;
+}
+template <int W, bool kTiles>
+Choice<GatherArgs> wave_gather_choice() {
+  return {gather_128<W, kTiles>, registered("wave " + std::to_string(W) + " gather 128 channels" +
+                                            (kTiles ? " out of tiles of tokens" : ""))};
+}
+// By whether tokens of a tile lie 16 bytes apart.
+template <int W>
+const std::array<Choice<GatherArgs>, 2>& wave_gather_choices() {
+  static const std::array<Choice<GatherArgs>, 2> all = {wave_gather_choice<W, false>(),
+                                                        wave_gather_choice<W, true>()};
   return all;
 }
 
-inline void launch_gather(GatherArgs a, std::int64_t head_dim, Stream stream) {
+template <int W>
+void launch_gather(GatherArgs a, std::int64_t head_dim, Stream stream) {
   const auto all_at = [&](std::size_t bytes) {
     const auto n = static_cast<std::int64_t>(bytes);
     return aligned(a.cache, bytes) && aligned(a.dst_k, bytes) && head_dim % n == 0 &&
@@ -119,9 +133,24 @@ inline void launch_gather(GatherArgs a, std::int64_t head_dim, Stream stream) {
   const int bytes = wide ? 16 : all_at(4) ? 4 : 1;
   if (!wide) note_fallback("indexer_cache", "rows of the cache do not begin at multiples of 16 bytes");
   a.pieces = static_cast<std::int32_t>(head_dim / bytes);
-  const Choice<GatherArgs>& choice = gather_choices()[bytes == 16 ? (head_dim == 128 && a.scales == 1 ? 0 : 1)
-                                                      : bytes == 4 ? 2
-                                                                   : 3];
+  const auto run = [&](const Choice<GatherArgs>& choice, std::int64_t rows_of_block, unsigned block, int wave) {
+    ++choice.specialization->executed;
+    launch(choice.kernel,
+           {.grid = static_cast<unsigned>((a.rows + rows_of_block - 1) / rows_of_block),
+            .block = block,
+            .stream = stream,
+            .wave = wave},
+           a);
+  };
+  // All, so that the registry knows those that no request asks for.
+  const auto& by_wave = wave_gather_choices<W>();
+  const auto& any = gather_choices();
+  if (wide && head_dim == 128 && a.scales == 1) {
+    // Few rows: a wave a block, so that they spread over the device.
+    const int threads = a.rows <= 16384 ? W : kWaveGatherThreads;
+    const bool tiles = a.places.token_step == kTile;
+    return run(by_wave[tiles ? 1 : 0], threads, static_cast<unsigned>(threads), W);
+  }
   // Tiles of as many rows as give each thread a batch; where these are too few to fill a device, a piece.
   const auto tile_rows = [&](int each) {
     const int rows = each * kGatherThreads / a.pieces;
@@ -129,12 +158,7 @@ inline void launch_gather(GatherArgs a, std::int64_t head_dim, Stream stream) {
   };
   a.tile_rows = tile_rows(kBatch);
   if (a.rows / a.tile_rows < 512) a.tile_rows = tile_rows(1);
-  ++choice.specialization->executed;
-  launch(choice.kernel,
-         {.grid = static_cast<unsigned>((a.rows + a.tile_rows - 1) / a.tile_rows),
-          .block = kGatherThreads,
-          .stream = stream},
-         a);
+  run(any[bytes == 16 ? 0 : bytes == 4 ? 1 : 2], a.tile_rows, kGatherThreads, 0);
 }
 
 [[noreturn]] inline void refuse(const std::string& why) {
@@ -195,7 +219,7 @@ void gpu_cp_gather_indexer_k_quant_cache(const reference::CacheLayout& layout, r
   a.columns = static_cast<std::int32_t>(columns);
   a.scales = static_cast<std::int32_t>(layout.scales());
   a.places = cache_places(layout);
-  if (a.rows > 0) launch_gather(a, layout.head_dim, stream);
+  if (a.rows > 0) gpu::with_wave_width([&]<int W>() { launch_gather<W>(a, layout.head_dim, stream); });
 }
 
 template void gpu_indexer_k_quant_and_cache<gpu::ThisBackend>(const reference::IndexerQuant&,

@@ -1,5 +1,6 @@
 #pragma once
-// The kernel that gathers rows of requests out of the cache.
+// Gathering rows of requests out of the cache: where a row comes from, and the kernel for rows of any size. Rows of 128 channels, which
+// is what indexers have, are indexer_cache_gather_wave.h.
 //
 // A block has a tile of consecutive rows. First a thread per row looks its request up; then all threads copy, 16 bytes a piece and some
 // pieces at once, so that the look-up's chain of loads is paid once a row.
@@ -49,40 +50,48 @@ struct PieceOf<1> {
   static GPU_DEVICE void store(std::uint8_t* p, std::uint8_t v) { *p = v; }
 };
 
-// Where row t of dst comes from: the offset in the cache of its block, and its token there; block -1 where it has no source.
-struct Source {
-  std::int64_t block = -1;
-  std::int32_t token = 0;
-};
-GPU_DEVICE Source source_of(const GatherArgs& a, std::int64_t t) {
-  if (t >= a.cu_seq_lens[a.requests]) return {};
-  // The last request that begins at or before the row: empty ones are passed over.
-  std::int32_t low = 0, high = a.requests;
-  if (GPU_FAULT(kGpuIndexerFirstWave) && high > 32) high = 32;
+// Of the requests [low, high) the last that begins at or before row t: empty ones are passed over. low, where none does.
+GPU_DEVICE std::int32_t request_of(const GatherArgs& a, std::int64_t t, std::int32_t low, std::int32_t high) {
   while (high - low > 1) {
-    const std::int32_t middle = (low + high) / 2;
+    const std::int32_t middle = low + (high - low) / 2;
     if (a.cu_seq_lens[middle] <= t)
       low = middle;
     else
       high = middle;
   }
-  const std::int64_t position = t - a.cu_seq_lens[low];
-  if (position < 0) return {};
-  const std::int64_t column = a.places.block_of(position);
-  if (column >= a.columns) return {};
-  const std::int64_t id = a.block_table[low * a.table_stride + column];
-  if (id < 0 || id >= a.blocks) return {};
-  return {id * a.places.block_stride, static_cast<std::int32_t>(position - column * a.places.block_size)};
+  return low;
+}
+GPU_DEVICE std::int32_t requests_searched(const GatherArgs& a) {
+  return GPU_FAULT(kGpuIndexerFirstWave) && a.requests > 32 ? 32 : a.requests;
 }
 
-// Pieces of kBytes; of a row kPieces, and one scale, or with 0 a.pieces and a.scales.
-template <int kBytes, int kPieces>
+// Where a row of dst comes from: the offset in the cache of its block, and its token there; block -1 where it has no source.
+struct Source {
+  std::int64_t block = -1;
+  std::int32_t token = 0;
+};
+GPU_DEVICE Source source_in(const GatherArgs& a, std::int32_t request, std::int64_t position) {
+  if (position < 0) return {};
+  const auto p = static_cast<std::uint32_t>(position);  // differences of two i32
+  const std::uint32_t column = a.places.block_of(p);
+  if (column >= static_cast<std::uint32_t>(a.columns)) return {};
+  const std::int64_t id = a.block_table[request * a.table_stride + column];
+  if (id < 0 || id >= a.blocks) return {};
+  return {id * a.places.block_stride,
+          static_cast<std::int32_t>(p - column * static_cast<std::uint32_t>(a.places.block_size))};
+}
+GPU_DEVICE Source source_of(const GatherArgs& a, std::int64_t t) {
+  if (t >= a.cu_seq_lens[a.requests]) return {};
+  const std::int32_t request = request_of(a, t, 0, requests_searched(a));
+  return source_in(a, request, t - a.cu_seq_lens[request]);
+}
+
+template <int kBytes>  // of a piece
 GPU_KERNEL void GPU_LAUNCH_BOUNDS(kGatherThreads) gather_rows(const GatherArgs a) {
   using Piece = PieceOf<kBytes>;
   GPU_SHARED(std::int64_t, values_at, kMostRows);  // offsets in the cache; -1: no source
   GPU_SHARED(std::int64_t, scales_at, kMostRows);
-  const int me = static_cast<int>(thread_x()), pieces = kPieces > 0 ? kPieces : a.pieces,
-            scales = kPieces > 0 ? 1 : a.scales;
+  const int me = static_cast<int>(thread_x()), pieces = a.pieces, scales = a.scales;
   const std::int64_t first =
       static_cast<std::int64_t>(block_x()) * (GPU_FAULT(kGpuIndexerTileRows) ? kMostRows : a.tile_rows);
   const std::int64_t left = a.rows - first;

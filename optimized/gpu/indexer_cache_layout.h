@@ -37,8 +37,9 @@ struct CachePlaces {
   GPU_DEVICE std::int32_t scale(std::int32_t token) const { return first_scale + token * scale_step; }
 
   // The block that holds a token, counted through all of them.
-  GPU_DEVICE std::int64_t block_of(std::int64_t token) const {
-    return block_shift >= 0 ? token >> block_shift : token / block_size;
+  template <class Integer>
+  GPU_DEVICE Integer block_of(Integer token) const {
+    return block_shift >= 0 ? token >> block_shift : token / static_cast<Integer>(block_size);
   }
 };
 

@@ -41,7 +41,8 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kGateWaves* W) shared_gates(const GateArgs a) 
   float sum = 0;
   for (int k = lane<W>(); k < a.hidden; k += W)
     sum += load_as_float(a.dtype, a.x, token * a.hidden + k) * load_as_float(a.dtype, a.gate, k);
-  for (int step = (GPU_FAULT(kGpuBlockGateWidth32) ? 32 : W) / 2; step > 0; step /= 2) sum += shfl_xor<W>(sum, step);
+  for (int step = (GPU_FAULT(kGpuBlockGateWidth32) ? 32 : W) / 2; step > 0; step /= 2)
+    sum += shfl_xor<W>(sum, step);
   if (a.rounds) sum = rounded(a.dtype, sum);
   float s = 1.0F / (1.0F + fast_exp(-sum));
   if (a.rounds) s = rounded(a.dtype, s);
@@ -64,7 +65,8 @@ struct AppendArgs {
 inline constexpr int kAppendThreads = 256;
 
 GPU_KERNEL void GPU_LAUNCH_BOUNDS(kAppendThreads) append_slots(const AppendArgs a) {
-  const std::int64_t i = static_cast<std::int64_t>(block_x()) * kAppendThreads + thread_x(), token = i / a.columns;
+  const std::int64_t i = static_cast<std::int64_t>(block_x()) * kAppendThreads + thread_x(),
+                     token = i / a.columns;
   if (token >= a.tokens) return;
   const int k = static_cast<int>(i % a.columns), j = k - a.topk;
   const std::int64_t row = token * (GPU_FAULT(kGpuBlockAppendStride) ? a.columns : a.topk);
@@ -119,7 +121,8 @@ Specialization* registered(const char* name) {
 template <class Backend, int W>
 class Block {
  public:
-  Block(const MoeBlockOptions& o, const MoeBlockInputs& in, reference::View out, void* workspace, Stream stream)
+  Block(const MoeBlockOptions& o, const MoeBlockInputs& in, reference::View out, void* workspace,
+        Stream stream)
       : o_(o),
         in_(in),
         out_(out),
@@ -128,12 +131,13 @@ class Block {
         l_(o, in.experts.w13.dtype, in.hidden_states.shape[0]) {}
 
   void operator()() const {
-    static Specialization *const gated = registered<W>("shared gates"), *const appended = registered<W>("appended slots"),
+    static Specialization *const gated = registered<W>("shared gates"),
+                                 *const appended = registered<W>("appended slots"),
                                  *const with_shared = registered<W>("shared experts"),
                                  *const without = registered<W>("no shared experts");
     if (l_.tokens == 0) return;
-    gpu_gating<Backend>(o_.gating, in_.router_logits, in_.e_score_correction_bias, view(l_.gate_weights_at, DType::kF32),
-                        view(l_.gate_ids_at, DType::kI32), stream_);
+    gpu_gating<Backend>(o_.gating, in_.router_logits, in_.e_score_correction_bias,
+                        view(l_.gate_weights_at, DType::kF32), view(l_.gate_ids_at, DType::kI32), stream_);
     if (l_.has_gates) ++gated->executed, gates();
     if (l_.appends) ++appended->executed, append();
     ++(l_.has_shared ? with_shared : without)->executed;
@@ -195,7 +199,8 @@ class Block {
       return {m.data, m.dtype, reference::Shape(1, m.shape[0], m.shape[1])};
     };
     ExpertsCall c = call(l_.shared);
-    c.weights = {stack(in_.shared_w13), stack(in_.shared_w2), stack(in_.shared_w13_scale), stack(in_.shared_w2_scale)};
+    c.weights = {stack(in_.shared_w13), stack(in_.shared_w2), stack(in_.shared_w13_scale),
+                 stack(in_.shared_w2_scale)};
     c.slots_out = at(l_.shared_at);
     run_gpu_experts<Backend>(c, stream_);
   }
@@ -233,12 +238,14 @@ class Block {
 namespace moecheck::MOECHECK_OPTIMIZED {
 
 template <class Backend>
-void gpu_moe_block(const reference::MoeBlockOptions& options, const reference::MoeBlockInputs& inputs, reference::View out,
-                   void* workspace, gpu::Stream stream) {
-  gpu::with_wave_width([&]<int W>() { moe_block_kernels::Block<Backend, W>(options, inputs, out, workspace, stream)(); });
+void gpu_moe_block(const reference::MoeBlockOptions& options, const reference::MoeBlockInputs& inputs,
+                   reference::View out, void* workspace, gpu::Stream stream) {
+  gpu::with_wave_width(
+      [&]<int W>() { moe_block_kernels::Block<Backend, W>(options, inputs, out, workspace, stream)(); });
 }
 
-template void gpu_moe_block<gpu::ThisBackend>(const reference::MoeBlockOptions&, const reference::MoeBlockInputs&,
-                                              reference::View, void*, gpu::Stream);
+template void gpu_moe_block<gpu::ThisBackend>(const reference::MoeBlockOptions&,
+                                              const reference::MoeBlockInputs&, reference::View, void*,
+                                              gpu::Stream);
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED

@@ -26,7 +26,8 @@ struct MoeBlockLayout {
     appends = o.fused && o.insertion.has_value();
     slots = o.gating.topk + fused + sentinel;
     has_shared = !o.fused && o.shared_experts > 0 && (o.ep_rank == 0 || o.shared_on_every_rank);
-    has_gates = (has_shared && o.gated_shared) || (appends && *o.insertion == reference::SlotInsertion::kGated);
+    has_gates =
+        (has_shared && o.gated_shared) || (appends && *o.insertion == reference::SlotInsertion::kGated);
     routed = shared = o.experts;
     routed.topk = slots;
     routed.experts = o.gating.experts + fused + sentinel;
@@ -57,7 +58,8 @@ struct MoeBlockLayout {
 };
 
 // Why the kernels cannot do this, or nothing. weights: the dtype of all experts.
-inline std::optional<std::string> gpu_moe_block_unsupported(const reference::MoeBlockOptions& o, reference::DType weights) {
+inline std::optional<std::string> gpu_moe_block_unsupported(const reference::MoeBlockOptions& o,
+                                                            reference::DType weights) {
   if (auto why = gpu_gating_unsupported(o.gating)) return why;
   if (o.insertion == reference::SlotInsertion::kSglang)
     return "insertion=sglang: the gate writes these slots (SharedWeight::kPreRenorm)";
@@ -65,8 +67,8 @@ inline std::optional<std::string> gpu_moe_block_unsupported(const reference::Moe
 }
 
 // Bytes of workspace for `tokens` rows. What it holds before does not matter.
-inline std::size_t gpu_moe_block_workspace(const reference::MoeBlockOptions& options, reference::DType weights,
-                                           std::int64_t tokens) {
+inline std::size_t gpu_moe_block_workspace(const reference::MoeBlockOptions& options,
+                                           reference::DType weights, std::int64_t tokens) {
   return MoeBlockLayout(options, weights, tokens).bytes;
 }
 
@@ -74,7 +76,7 @@ inline std::size_t gpu_moe_block_workspace(const reference::MoeBlockOptions& opt
 // out [M, H] f32|bf16|f16. workspace: 256-byte aligned. The same bits at every run.
 // Asynchronous on `stream`. Throws gpu::DeviceError; on the host executor of this OS thread gpu::host::Error.
 template <class Backend>
-void gpu_moe_block(const reference::MoeBlockOptions& options, const reference::MoeBlockInputs& inputs, reference::View out,
-                   void* workspace, gpu::Stream stream);
+void gpu_moe_block(const reference::MoeBlockOptions& options, const reference::MoeBlockInputs& inputs,
+                   reference::View out, void* workspace, gpu::Stream stream);
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED

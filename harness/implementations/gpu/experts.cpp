@@ -15,7 +15,8 @@ const GpuAdapter kExperts = {
     [](const GpuCall& call) {
       const reference::ExpertsOptions o = experts_options(call.c);
       const reference::ExpertsInputs in = experts_inputs(call.in);
-      const std::size_t bytes = kernels::gpu_experts_workspace(o, in.weights.w13.dtype, in.hidden_states.shape[0]);
+      const std::size_t bytes =
+          kernels::gpu_experts_workspace(o, in.weights.w13.dtype, in.hidden_states.shape[0]);
       kernels::gpu_experts<Backend>(o, in, call.out.view("out"), call.workspace(bytes), call.stream);
     }};
 

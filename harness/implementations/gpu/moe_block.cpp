@@ -15,7 +15,8 @@ const GpuAdapter kMoeBlock = {
     [](const GpuCall& call) {
       const reference::MoeBlockOptions o = moe_block_options(call.c);
       const reference::MoeBlockInputs in = moe_block_inputs(call.in);
-      const std::size_t bytes = kernels::gpu_moe_block_workspace(o, in.experts.w13.dtype, in.hidden_states.shape[0]);
+      const std::size_t bytes =
+          kernels::gpu_moe_block_workspace(o, in.experts.w13.dtype, in.hidden_states.shape[0]);
       kernels::gpu_moe_block<Backend>(o, in, call.out.view("out"), call.workspace(bytes), call.stream);
     }};
 
