@@ -23,7 +23,7 @@ run_python() { # preset
   local preload=
   [ "$1" != asan ] || preload="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
   LD_PRELOAD=$preload ASAN_OPTIONS=detect_leaks=0 MOECHECK_LIBRARY=build/$1/libmoecheck.so PYTHONPATH=python \
-    PYTHONDONTWRITEBYTECODE=1 python3 -m pytest -q -p no:cacheprovider python/tests
+    PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m pytest -q -p no:cacheprovider python/tests
 }
 
 # Without address randomization: ThreadSanitizer of older compilers refuses the layouts of newer kernels.
