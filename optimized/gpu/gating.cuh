@@ -2,8 +2,9 @@
 // Gating on GPUs: a wave per row. The operator is specified in reference/gating.h.
 //
 // Two kernels. The plain one serves what models ask for: f32 arithmetic, ties to the lower index, the bias on the choice scores,
-// groups that are whole lanes. It lives in registers: no shared memory, no barrier, two wave reductions per selected expert. The
-// general one serves every policy; it stages the bias and the groups in shared memory.
+// groups that are whole lanes. It lives in registers: no shared memory, no barrier, a reduction and a vote of the wave per selected
+// expert. Each lane brings its four best experts in order; when that does not settle the row (select_of_best says when), the wave
+// selects again among all. The general one serves every policy; it stages the bias and the groups in shared memory.
 // V experts a lane; a specialization is (W, V, kernel, groups). They register themselves (specializations.h).
 #include <array>
 #include <string>
@@ -19,41 +20,52 @@ inline constexpr int kWavesPerBlock = 4;
 enum class Groups : std::uint8_t { kNone, kInLanes };
 
 template <int W, int V, Groups kGroups>
-GPU_KERNEL void GPU_LAUNCH_BOUNDS(kWavesPerBlock* W) gating_plain(const GatingArgs a) {
+GPU_KERNEL void GPU_LAUNCH_BOUNDS(kWavesPerBlock* W) gating_plain(const GatingArgs given) {
   using L = Layout<W, V>;
+  GatingArgs a = given;  // with what not_plain has made sure of, for the compiler
+  a.score_dtype = a.choice_dtype = DType::kF32;
+  a.bias_on_logits = false;
+  a.non_finite = NonFinite::kUndefined;
   const std::int64_t row =
       static_cast<std::int64_t>(block_x()) * (block_dim_x() / W) + static_cast<unsigned>(wave_in_block<W>());
   if (row >= a.tokens && !GPU_FAULT(kGpuTailRows)) return;  // the whole wave
   if (row >= a.first_padded) return write_padding<W>(a, row);
   if (GPU_FAULT(kGpuTailLanesLeave) && L::expert(0) >= a.experts) return;
-  float c[V];
+  float c[V], b[V];
   load_numbers<W, V>(a.logits_dtype, a.router_logits, row * a.columns, a.experts, a.vectors, -infinity(), c);
-  GPU_UNROLL for (int i = 0; i < V; ++i) c[i] = finite_by_rule(NonFinite::kUndefined, c[i]);
+  if (a.bias_on_choice) {
+    load_numbers<W, V>(a.bias_dtype, a.bias, 0, a.experts, a.vectors, 0.0F, b);
+    if (a.bias_as_logits && a.logits_dtype != DType::kF32)
+      each_of(b, [&](int, float v) { return round_dtype(a.logits_dtype, v); });
+  } else {
+    GPU_UNROLL for (int i = 0; i < V; ++i) b[i] = 0;
+  }
+  GPU_UNROLL for (int i = 0; i < V; ++i) c[i] = larger(c[i], -infinity());  // NaN: -Inf
   Softmax softmax;
   if (a.scoring == Scoring::kSoftmax) softmax = softmax_of<W, V>(c);
-  GPU_UNROLL for (int i = 0; i < V; ++i) c[i] = score_of(a.scoring, c[i], softmax);
-  if (a.bias_on_choice) {
-    float b[V];
-    load_numbers<W, V>(a.bias_dtype, a.bias, 0, a.experts, a.vectors, 0.0F, b);
-    GPU_UNROLL for (int i = 0; i < V; ++i) c[i] +=
-        a.bias_as_logits ? round_dtype(a.logits_dtype, b[i]) : b[i];
-  }
+  score_all(a.scoring, c, softmax);
   const int experts = GPU_FAULT(kGpuTileBound) ? a.experts + 1 : a.experts;
-  std::uint32_t selected_groups = ~0u;
-  if constexpr (kGroups == Groups::kInLanes) {
-    GPU_UNROLL for (int i = 0; i < V; ++i) c[i] = L::expert(i) < a.experts ? c[i] : -infinity();
-    selected_groups = select_groups_in_lanes<W, V>(a, c);
-  }
   std::uint32_t key[V];
-  GPU_UNROLL for (int i = 0; i < V; ++i) {
-    const int e = L::expert(i);
-    key[i] = e < experts ? order_key(c[i]) : kKeyTaken;
-    if constexpr (kGroups == Groups::kInLanes)
-      if (e < a.experts && !(selected_groups >> (e >> a.group_shift) & 1))
-        key[i] = a.masked_is_zero ? kKeyOfZero : kKeyMasked;
+  GPU_UNROLL for (int i = 0; i < V; ++i) key[i] = key_of_number(larger(c[i] + b[i], -infinity()));
+  if (experts < W * V)
+    GPU_UNROLL for (int i = 0; i < V; ++i) key[i] = L::expert(i) < experts ? key[i] : kKeyAbsent;
+  Best<V> best(key);
+  bool selected = true;  // this lane's group
+  std::uint32_t floor = 0;
+  if constexpr (kGroups == Groups::kInLanes) {
+    selected = group_is_selected<W, V>(a, key, best);
+    floor = a.masked_is_zero ? kKeyOfZero : kKeyMasked;
+    GPU_UNROLL for (std::uint32_t& k : best.key) k = selected ? k : floor;
   }
-  const int id = select_experts<W, V, true>(a, key);
-  const bool allowed = kGroups == Groups::kNone || id < 0 || (selected_groups >> (id >> a.group_shift) & 1);
+  int id;
+  bool allowed = true;
+  if (!select_of_best<W, V>(a.topk, key, best, floor, id)) {
+    if constexpr (kGroups == Groups::kInLanes)
+      GPU_UNROLL for (int i = 0; i < V; ++i) key[i] = selected ? key[i] : floor;
+    id = select_of_all<W, V>(a.topk, key);
+    if constexpr (kGroups == Groups::kInLanes)
+      allowed = shfl<W>(static_cast<int>(selected), id < 0 ? 0 : id / V) != 0;
+  }
   write_row<W>(a, row, id, allowed, softmax);
 }
 
@@ -75,35 +87,36 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kWavesPerBlock* W) gating_general(const Gating
   if (row >= a.tokens && !GPU_FAULT(kGpuTailRows)) return;  // the whole wave; no block barrier follows
   if (row >= a.first_padded) return write_padding<W>(a, row);
 
-  float x[V];
-  bool nan[V];
-  load_numbers<W, V>(a.logits_dtype, a.router_logits, row * a.columns, a.experts, a.vectors, -infinity(), x);
-  GPU_UNROLL for (int i = 0; i < V; ++i) {
-    const int e = L::expert(i);
-    if (a.bias_on_logits && e < a.experts) x[i] += bias[e];
-    nan[i] = is_nan(x[i]);
-    if (e < a.experts) x[i] = finite_by_rule(a.non_finite, x[i]);
-  }
-  Softmax softmax;
-  if (a.scoring == Scoring::kSoftmax) softmax = softmax_of<W, V>(x);
   float c[V];
-  GPU_UNROLL for (int i = 0; i < V; ++i) {
+  std::uint32_t nan = 0;
+  load_numbers<W, V>(a.logits_dtype, a.router_logits, row * a.columns, a.experts, a.vectors, -infinity(), c);
+  each_of(c, [&](int i, float x) {
     const int e = L::expert(i);
-    c[i] = round_dtype(a.score_dtype, score_of(a.scoring, x[i], softmax));
-    if (a.bias_on_choice && e < a.experts) c[i] = round_dtype(a.choice_dtype, c[i] + bias[e]);
-    if (a.non_finite == NonFinite::kLowest && nan[i]) c[i] = -infinity();
-  }
+    if (e >= a.experts) return x;
+    if (a.bias_on_logits) x += bias[e];
+    nan |= static_cast<std::uint32_t>(is_nan(x)) << i;
+    return finite_by_rule(a.non_finite, x);
+  });
+  Softmax softmax;
+  if (a.scoring == Scoring::kSoftmax) softmax = softmax_of<W, V>(c);
+  const bool lowest = a.non_finite == NonFinite::kLowest;
+  score_all(a.scoring, c, softmax);
+  each_of(c, [&](int i, float s) {
+    const int e = L::expert(i);
+    s = round_dtype(a.score_dtype, s);
+    if (a.bias_on_choice && e < a.experts) s = round_dtype(a.choice_dtype, s + bias[e]);
+    return lowest && (nan >> i & 1) ? -infinity() : s;
+  });
   if (a.groups > 1) select_groups_in_memory<W, V>(a, c, scratch);
   std::uint32_t key[V];
-  GPU_UNROLL for (int i = 0; i < V; ++i) {
+  GPU_UNROLL for (int i = 0; i < V; ++i) key[i] = order_key(c[i]);
+  each_of(key, [&](int i, std::uint32_t k) {
     const int e = L::expert(i);
-    key[i] = e >= a.experts                                 ? kKeyTaken
-             : a.non_finite == NonFinite::kLowest && nan[i] ? kKeyOfNaN
-                                                            : order_key(c[i]);
-    if (e < a.experts && a.groups > 1 && !scratch.allowed[e / a.group_size])
-      key[i] = a.masked_is_zero ? kKeyOfZero : kKeyMasked;
-  }
-  const int id = select_experts<W, V, false>(a, key);
+    if (e >= a.experts) return kKeyTaken;
+    if (a.groups > 1 && !scratch.allowed[e / a.group_size]) return a.masked_is_zero ? kKeyOfZero : kKeyMasked;
+    return lowest && (nan >> i & 1) ? kKeyOfNaN : k;
+  });
+  const int id = select_by_rank<W, V>(a, key);
   const bool allowed = a.groups == 1 || id < 0 || scratch.allowed[id / a.group_size];
   write_row<W>(a, row, id, allowed, softmax);
 }
@@ -177,9 +190,11 @@ const char* not_plain(const GatingArgs& a) {
   if (a.non_finite == NonFinite::kLowest || a.non_finite == NonFinite::kLogitZero)
     return "NaN logits have a rule of their own";
   if (a.groups == 1) return nullptr;
-  const int lanes = a.group_size / 4;
-  if (a.group_size % 4 != 0 || (lanes & (lanes - 1)) != 0 || lanes > W)
+  // That of lanes with 4, 8 or 16 experts follows: no more than 32 groups.
+  if (a.group_size < 4 || (a.group_size & (a.group_size - 1)) != 0)
     return "a group is not a power of two of lanes";
+  if (a.group_tie == Tie::kBitReversed || a.group_tie == Tie::kLane64)
+    return "ties of groups go neither to the lower nor to the higher one";
   if (a.groups > 32) return "more than 32 groups";
   if (a.experts > 16 * W) return "grouped experts need more than 16 a lane";
   return nullptr;
@@ -219,7 +234,8 @@ inline constexpr int kRemapThreads = 256;
 
 // T: the dtype of table and ids.
 template <class T>
-GPU_KERNEL void GPU_LAUNCH_BOUNDS(kRemapThreads) remap_ids(const std::int32_t* table, std::int64_t count, std::int64_t experts, T* ids) {
+GPU_KERNEL void GPU_LAUNCH_BOUNDS(kRemapThreads)
+    remap_ids(const std::int32_t* table, std::int64_t count, std::int64_t experts, T* ids) {
   const std::int64_t i = static_cast<std::int64_t>(block_x()) * kRemapThreads + thread_x();
   if (i < count && ids[i] >= 0 && ids[i] < experts) ids[i] = table[ids[i]];
 }
@@ -240,10 +256,10 @@ template <class Backend>
 void gpu_remap_ids(reference::ConstView table, std::int64_t count, std::int64_t experts, reference::View ids,
                    gpu::Stream stream) {
   if (count == 0) return;
-  const gpu::LaunchConfig config{
-      .grid = static_cast<unsigned>((count + gating_kernels::kRemapThreads - 1) / gating_kernels::kRemapThreads),
-      .block = gating_kernels::kRemapThreads,
-      .stream = stream};
+  const gpu::LaunchConfig config{.grid = static_cast<unsigned>((count + gating_kernels::kRemapThreads - 1) /
+                                                               gating_kernels::kRemapThreads),
+                                 .block = gating_kernels::kRemapThreads,
+                                 .stream = stream};
   const auto launch = [&]<class T>(T* p) {
     gpu::launch(gating_kernels::remap_ids<T>, config, table.as<std::int32_t>(), count, experts, p);
   };
@@ -253,9 +269,10 @@ void gpu_remap_ids(reference::ConstView table, std::int64_t count, std::int64_t 
     launch(ids.as<std::int32_t>());
 }
 
-template void gpu_gating<gpu::ThisBackend>(const reference::GatingOptions&, reference::ConstView, reference::ConstView,
-                                           reference::View, reference::View, gpu::Stream);
-template void gpu_remap_ids<gpu::ThisBackend>(reference::ConstView, std::int64_t, std::int64_t, reference::View,
-                                              gpu::Stream);
+template void gpu_gating<gpu::ThisBackend>(const reference::GatingOptions&, reference::ConstView,
+                                           reference::ConstView, reference::View, reference::View,
+                                           gpu::Stream);
+template void gpu_remap_ids<gpu::ThisBackend>(reference::ConstView, std::int64_t, std::int64_t,
+                                              reference::View, gpu::Stream);
 
 }  // namespace moecheck::MOECHECK_OPTIMIZED

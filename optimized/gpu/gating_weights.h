@@ -66,10 +66,18 @@ GPU_DEVICE float raw_weight(const GatingArgs& a, std::int64_t row, int id, Softm
 template <int W>
 GPU_DEVICE void write_padding(const GatingArgs& a, std::int64_t row) {
   const int slots = a.topk + a.shared;
-  for (int k = lane<W>(); k < slots; k += W) {
+  GATING_ROLLED for (int k = lane<W>(); k < slots; k += W) {
     a.topk_weights[row * slots + k] = 0;
     store_id(a, row * slots + k, a.padding == Padding::kMinusOne ? -1 : 0);
   }
+}
+
+// The sum over the lanes of slots: of eight where all are among them, the others hold 0.
+template <int W>
+GPU_DEVICE float sum_of_slots(const GatingArgs& a, float v) {
+  if (a.topk > 8 || a.shared > 8) return wave_sum<W>(v);
+  GPU_UNROLL for (int step = 4; step > 0; step /= 2) v += shfl_xor<W>(v, step);
+  return v;
 }
 
 // id: of lane k the expert of slot k. allowed: whether that expert's group is selected.
@@ -80,17 +88,17 @@ GPU_DEVICE void write_row(const GatingArgs& a, std::int64_t row, int id, bool al
   const bool routed = me < a.topk;
   const int weighed = GPU_FAULT(kGpuIdWeightPairing) ? shfl<W>(id, (me + 1) % a.topk) : id;
   const float w = routed ? raw_weight(a, row, weighed, softmax, allowed) : 0.0F;
-  const RowWeights weights{a, round_dtype(a.weight_dtype, wave_sum<W>(w))};
+  const RowWeights weights{a, round_dtype(a.weight_dtype, sum_of_slots<W>(a, w))};
   int slot = me;
   if (a.order_by_id) {
     slot = 0;
-    for (int k = 0; k < a.topk; ++k) slot += shfl<W>(id, k) < id;
+    GATING_ROLLED for (int k = 0; k < a.topk; ++k) slot += shfl<W>(id, k) < id;
   }
   if (routed) {
     a.topk_weights[first + slot] = weights.routed(w);
     store_id(a, first + slot, id);
   }
-  for (int i = me; i < a.shared; i += W) {
+  GATING_ROLLED for (int i = me; i < a.shared; i += W) {
     const bool gated = a.shared_weights == SharedWeight::kGated;
     const float gate =
         gated ? load_number(a.logits_dtype, a.router_logits, row * a.columns + a.experts + i) : 0.0F;

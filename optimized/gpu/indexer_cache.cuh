@@ -133,7 +133,8 @@ void launch_gather(GatherArgs a, std::int64_t head_dim, Stream stream) {
   const int bytes = wide ? 16 : all_at(4) ? 4 : 1;
   if (!wide) note_fallback("indexer_cache", "rows of the cache do not begin at multiples of 16 bytes");
   a.pieces = static_cast<std::int32_t>(head_dim / bytes);
-  const auto run = [&](const Choice<GatherArgs>& choice, std::int64_t rows_of_block, unsigned block, int wave) {
+  const auto run = [&](const Choice<GatherArgs>& choice, std::int64_t rows_of_block, unsigned block,
+                       int wave) {
     ++choice.specialization->executed;
     launch(choice.kernel,
            {.grid = static_cast<unsigned>((a.rows + rows_of_block - 1) / rows_of_block),
