@@ -31,6 +31,11 @@ void quick(std::vector<Case>& cases, const Operator& op) {
   add_product(
       cases, op,
       {kSome, {"hidden=37 intermediate=29", "data=minus_one", "data=zero_rows"}, {"tokens=3 topk=3"}});
+  // More experts than a wave has lanes, more slots than a tile has rows, more numbers than lanes sum at once.
+  add_product(cases, op,
+              {{"policy=triton tokens=33 topk=4 experts=70 hidden=40 intermediate=3",
+                "policy=naive_batched tokens=18 experts=2 hidden=16 intermediate=8",
+                "policy=any dtype=f32 ids=i64 tokens=2 hidden=136 intermediate=4 data=minus_one"}});
 }
 
 void models_suite(std::vector<Case>& cases, const Operator& op) {

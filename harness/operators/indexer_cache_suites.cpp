@@ -44,6 +44,8 @@ void quick(std::vector<Case>& cases, const Operator& op) {
   add_product(
       cases, op,
       {{"form=gather"}, {"block_size=1 tokens=9", "table_pad=3 requests=11 tokens=90 block_size=16"}});
+  // Rows that no vector fits; more requests than a wave has lanes.
+  add_product(cases, op, {{"tokens=9 k_stride=129", "form=gather requests=60 tokens=100"}});
 }
 
 void adversarial(std::vector<Case>& cases, const Operator& op) {

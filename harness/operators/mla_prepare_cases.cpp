@@ -34,6 +34,11 @@ void quick(std::vector<Case>& cases, const Operator& op) {
         "policy=aiter_hip cache_dtype=e4m3fn q_dtype=e4m3fn q_scale=1", "data=padding tokens=5",
         "data=bits apply_scale=0", "policy=torch_cat data=bits", "policy=sglang_concat heads=2 tokens=2",
         "policy=sglang_cat_skip heads=2 tokens=2 data=bits", "form=cat_skip q_cat_row=104 data=bits"}});
+  // A row over several waves, several rows in one, and parts that different vectors divide.
+  add_product(cases, op,
+              {{"nope_dim=1104 rope_dim=16 heads=1 tokens=2 cache_dtype=e4m3fnuz layout=preshuffled",
+                "nope_dim=16 rope_dim=16 tokens=33 heads=8 blocks=3 max_positions=8",
+                "form=concat nope_dim=512 rope_dim=10 heads=1 tokens=3 data=bits"}});
 }
 
 // Heads of served models after tensor parallelism: DeepSeek-V3 and V3.2 128, Kimi-K2 and GLM-5 64; kv_lora_rank 512, rope 64.

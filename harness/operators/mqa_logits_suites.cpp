@@ -17,6 +17,10 @@ void add_quick(std::vector<Case>& cases, const Operator& op) {
               {{"", "layout=preshuffled block_size=32", "form=ragged"},
                {"tokens=6 next_n=3 topk=7", "data=integers heads=5 fill=undefined topk=50",
                 "dtype=bf16 tokens=8 context=33 fp8=e4m3fnuz"}});
+  // As many heads as a wave has lanes, and more.
+  add_product(cases, op,
+              {{"policy=deep_gemm_2d heads=32 tokens=2 next_n=2 context=37",
+                "heads=70 head_dim=36 tokens=1 context=15 fp8=e4m3fnuz"}});
 }
 
 void add_adversarial(std::vector<Case>& cases, const Operator& op) {

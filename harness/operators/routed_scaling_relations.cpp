@@ -89,6 +89,8 @@ TensorSet with_slots(const TensorSet& from, std::span<const std::int64_t> map) {
 // One more routed slot, with id -1 and NaN in its row and its weight.
 void dead_slot(const Trial& trial) {
   const std::int64_t topk = trial.c.integer("topk"), slots = trial.inputs.at("routed_output").shape()[1];
+  constexpr std::int64_t kMostSlots = 64;  // that a case may ask for
+  if (topk == kMostSlots) throw NotApplicable("there is no room for one more slot");
   std::vector<std::int64_t> map;
   for (std::int64_t k = 0; k < slots; ++k) {
     if (k == topk / 2) map.push_back(-1);
@@ -174,6 +176,10 @@ std::vector<Case> routed_scaling_cases(Suite suite) {
                   {forms(),
                    {"data=realistic", "data=integers rsf=2"},
                    {"dtype=bf16", "dtype=f16 topk=3", "dtype=f32 hidden=40"}});
+      // More slots, and more columns, than the lanes of a wave take at once.
+      add_product(cases, op,
+                  {{"policy=hf topk=40 experts=64 data=minus_one tokens=3",
+                    "policy=any hidden=1416 topk=7 tokens=2"}});
       break;
     case Suite::kModels:
       add_product(

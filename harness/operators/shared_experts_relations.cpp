@@ -179,6 +179,8 @@ std::vector<Case> shared_experts_cases(Suite suite) {
                    {"data=realistic", "data=integers rsf=2"},
                    {"ids=i32", "ids=i64 topk=3"}});
       add_product(cases, op, {splits, {"n_shared=1", "n_shared=2", "n_shared=3"}});
+      add_product(cases, op,
+                  {{"policy=sglang topk=40 experts=64 tokens=9"}});  // a row for more than 32 lanes
       break;
     case Suite::kModels:
       add_product(cases, op,
