@@ -25,11 +25,13 @@ using reference::ExpertsOptions;
 using reference::Rounding;
 
 using GemmKernel = void (*)(GemmArgs);
+using PairKernel = void (*)(GemmPair);
 
 struct GemmChoice {
   bool down, matrix;
   DType weight, x;  // of dot products; of matrix tiles weight is kE4M3FN or kBF16
-  GemmKernel few, many;
+  PairKernel few;  // of matrix tiles
+  GemmKernel many;
   Specialization *of_few, *of_many;
 };
 
@@ -43,7 +45,7 @@ void add_dots(std::vector<GemmChoice>& all, DType weight, DType x) {
   const GemmKernel kernel = dot_experts<W, kDown, Weight, X>;
   Specialization* of = registered<W>(kDown, "dot products of " + std::string(reference::name(weight)) +
                                                 " and " + std::string(reference::name(x)));
-  all.push_back({kDown, false, weight, x, kernel, kernel, of, of});
+  all.push_back({kDown, false, weight, x, nullptr, kernel, of, of});
 }
 template <int W, bool kDown, bool kFp8>
 void add_matrix(std::vector<GemmChoice>& all) {
@@ -120,17 +122,16 @@ class Run {
         stream_(stream),
         l_(call.options, call.weights.w13.dtype, call.hidden_states.shape[0]) {}
 
-  void operator()() const {
+  void operator()(const Run* beside = nullptr) const {
     if (l_.tokens == 0) return;
-    if (l_.prepares_x)
-      prepare(c_.hidden_states.data, o_.dtype, l_.tokens, o_.hidden, o_.hidden, o_.hidden, at(l_.x_at),
-              l_.x_dtype, at(l_.x_scale_at));
+    if (beside != nullptr && !shares_launches(*beside)) (*beside)(), beside = nullptr;
+    prepare_x();
+    if (beside != nullptr) beside->prepare_x();
     if (!l_.few) group();
-    gate_up();
-    if (l_.quantized)
-      prepare(at(l_.h_at), DType::kF32, l_.slots, o_.intermediate, l_.a_stride, l_.a_stride, at(l_.a_at),
-              l_.a_dtype, at(l_.a_scale_at));
-    down();
+    gemm(false, gate_up(), beside != nullptr ? beside->gate_up() : GemmArgs());
+    prepare_a();
+    if (beside != nullptr) beside->prepare_a();
+    gemm(true, down(), beside != nullptr ? beside->down() : GemmArgs());
     if (c_.slots_out == nullptr) reduce();
   }
 
@@ -143,6 +144,25 @@ class Run {
             .wave = W};
   }
 
+  const GemmChoice& choice(bool is_down) const {
+    return gemm_choice<W>(is_down, (is_down ? c_.weights.w2 : c_.weights.w13).dtype,
+                          is_down ? l_.a_dtype : l_.x_dtype);
+  }
+  bool shares_launches(const Run& other) const {
+    return l_.few && other.l_.few && choice(false).few != nullptr && choice(true).few != nullptr &&
+           &choice(false) == &other.choice(false) && &choice(true) == &other.choice(true);
+  }
+
+  void prepare_x() const {
+    if (l_.prepares_x)
+      prepare(c_.hidden_states.data, o_.dtype, l_.tokens, o_.hidden, o_.hidden, o_.hidden, at(l_.x_at),
+              l_.x_dtype, at(l_.x_scale_at));
+  }
+  void prepare_a() const {
+    if (l_.quantized)
+      prepare(at(l_.h_at), DType::kF32, l_.slots, o_.intermediate, l_.a_stride, l_.a_stride, at(l_.a_at),
+              l_.a_dtype, at(l_.a_scale_at));
+  }
   void prepare(const void* in, DType in_dtype, std::int64_t rows, std::int64_t columns,
                std::int64_t in_stride, std::int64_t out_stride, void* out, DType out_dtype,
                void* scales) const {
@@ -183,7 +203,7 @@ class Run {
     return a;
   }
 
-  void gate_up() const {
+  GemmArgs gate_up() const {
     GemmArgs a = gemm_args(c_.weights.w13, c_.weights.w13_scale, o_.hidden);
     a.x = l_.prepares_x ? at(l_.x_at) : c_.hidden_states.data;
     if (l_.quantized) a.x_scale = static_cast<const float*>(at(l_.x_scale_at));
@@ -193,9 +213,9 @@ class Run {
     a.out_dtype = l_.quantized ? DType::kF32 : l_.a_dtype, a.out_stride = l_.a_stride;
     a.columns = static_cast<std::int32_t>(o_.intermediate);
     a.activation = activation_args(o_);
-    gemm(false, a);
+    return a;
   }
-  void down() const {
+  GemmArgs down() const {
     GemmArgs a = gemm_args(c_.weights.w2, c_.weights.w2_scale, o_.intermediate);
     a.x = at(l_.a_at);
     if (l_.quantized) a.x_scale = static_cast<const float*>(at(l_.a_scale_at));
@@ -205,27 +225,37 @@ class Run {
     a.out_dtype = l_.y_dtype, a.out_stride = o_.hidden;
     a.round_out = o_.round_slot == Rounding::kRound, a.round_dtype = o_.dtype;
     a.columns = static_cast<std::int32_t>(o_.hidden);
-    gemm(true, a);
+    return a;
   }
 
-  void gemm(bool down, GemmArgs& a) const {
+  // Blocks of a, whose columns are cut into tiles here.
+  std::int64_t tile_columns(const GemmChoice& choice, GemmArgs& a) const {
     a.vectors = in_vectors(a.weight, a.weight_dtype, a.depth) && in_vectors(a.x, a.x_dtype, a.x_stride) &&
                 a.depth * reference::size_bytes(a.x_dtype) % 16 == 0;
     if (!a.vectors) note_fallback("experts", "rows are not whole runs of 16 bytes");
-    const GemmChoice& choice = gemm_choice<W>(down, a.weight_dtype, a.x_dtype);
-    ++(l_.few ? choice.of_few : choice.of_many)->executed;
-    int each = 0, waves = kDotWaves;  // columns and waves of a block
+    int each = 0;  // columns of a block
     if (!choice.matrix) {
       note_fallback("experts", "no matrix tiles of f16 and f32 numbers");
-      each = kDotWaves * (down ? kRowsOfLane * (W / kLanesDown) : kRowsOfLane / 2);
+      each = kDotWaves * (choice.down ? kRowsOfLane * (W / kLanesDown) : kRowsOfLane / 2);
     } else {
-      waves = l_.few ? kFewWaves : kTileWaves;
-      each = (l_.few ? waves / segments_of(a.depth) : waves) *
-             (down ? kStripColumns<true> : kStripColumns<false>);
+      each = (l_.few ? kFewWaves / segments_of(a.depth) : kTileWaves) *
+             (choice.down ? kStripColumns<true> : kStripColumns<false>);
     }
     a.column_tiles = (a.columns + each - 1) / each;
-    const std::int64_t runs = l_.few ? l_.slots : l_.max_runs;
-    launch(l_.few ? choice.few : choice.many, config(runs * a.column_tiles, waves * W), a);
+    return (l_.few ? a.slots : l_.max_runs) * a.column_tiles;
+  }
+  // beside: without slots where there is nothing beside.
+  void gemm(bool is_down, GemmArgs a, GemmArgs beside) const {
+    const GemmChoice& of = choice(is_down);
+    ++(l_.few ? of.of_few : of.of_many)->executed;
+    const std::int64_t blocks = tile_columns(of, a);
+    if (!l_.few || of.few == nullptr) {
+      launch(of.many, config(blocks, (of.matrix ? kTileWaves : kDotWaves) * W), a);
+      return;
+    }
+    const std::int64_t first = beside.slots > 0 ? tile_columns(of, beside) : 0;
+    launch(of.few, config(first + blocks, kFewWaves * W),
+           GemmPair{.gemm = {beside, a}, .first_blocks = static_cast<unsigned>(first)});
   }
 
   void reduce() const {
@@ -240,9 +270,14 @@ class Run {
     a.first_is_rounded = o_.reduce.order != reference::ReduceOrder::kAny;
     a.after = c_.after;
     a.vectors = o_.hidden % kReduceColumns == 0 && (a.after.shared == nullptr || aligned(a.after.shared));
-    constexpr int kEach = kReduceThreads * kReduceColumns;
-    a.column_tiles = (a.hidden + kEach - 1) / kEach;
-    launch(reduce_slots<W>, config(l_.tokens * a.column_tiles, kReduceThreads), a);
+    const auto tiles = [&](int threads) {
+      const int each = threads * kReduceColumns;
+      return (a.hidden + each - 1) / each;
+    };
+    int threads = kReduceThreads;  // fewer where there would be few blocks
+    while (threads / 2 >= W && threads / 2 >= a.topk && l_.tokens * tiles(threads) < 128) threads /= 2;
+    a.column_tiles = tiles(threads);
+    launch(reduce_slots<W>, config(l_.tokens * a.column_tiles, threads), a);
   }
 
   const ExpertsCall& c_;
@@ -256,8 +291,13 @@ class Run {
 namespace moecheck::MOECHECK_OPTIMIZED {
 
 template <class Backend>
-void run_gpu_experts(const ExpertsCall& call, gpu::Stream stream) {
-  gpu::with_wave_width([&]<int W>() { experts_kernels::Run<W>(call, stream)(); });
+void run_gpu_experts(const ExpertsCall& call, const ExpertsCall* beside, gpu::Stream stream) {
+  gpu::with_wave_width([&]<int W>() {
+    const experts_kernels::Run<W> run(call, stream);
+    if (beside == nullptr) return run();
+    const experts_kernels::Run<W> other(*beside, stream);
+    run(&other);
+  });
 }
 
 template <class Backend>
@@ -277,10 +317,10 @@ void gpu_experts(const reference::ExpertsOptions& options, const reference::Expe
   if (options.reduce_scale != 1) call.after.add(false, static_cast<float>(options.reduce_scale));
   call.out = out;
   call.workspace = workspace;
-  run_gpu_experts<Backend>(call, stream);
+  run_gpu_experts<Backend>(call, nullptr, stream);
 }
 
-template void run_gpu_experts<gpu::ThisBackend>(const ExpertsCall&, gpu::Stream);
+template void run_gpu_experts<gpu::ThisBackend>(const ExpertsCall&, const ExpertsCall*, gpu::Stream);
 template void gpu_experts<gpu::ThisBackend>(const reference::ExpertsOptions&, const reference::ExpertsInputs&,
                                             reference::View, void*, gpu::Stream);
 

@@ -98,8 +98,10 @@ struct ExpertsCall {
   void* slots_out = nullptr;
   void* workspace = nullptr;
 };
+// beside: another pass over the same hidden states, with the same quantization, whose slots the sum of this one may read. The two
+// share launches where both have few slots; their workspaces must not overlap then (ExpertsLayout::few of the first).
 template <class Backend>
-void run_gpu_experts(const ExpertsCall& call, gpu::Stream stream);
+void run_gpu_experts(const ExpertsCall& call, const ExpertsCall* beside, gpu::Stream stream);
 
 // ---- what lies in between, and where
 

@@ -112,12 +112,15 @@ GPU_DEVICE void dot_slots(const GemmArgs& a, int expert, int column, const std::
   }
 }
 
-// Grid: runs of slots times a.column_tiles; see find_run().
+// Grid: runs of slots times a.column_tiles; see sorted_run() and find_run().
 template <int W, bool kDown, class Weight, class X>
 GPU_KERNEL void GPU_LAUNCH_BOUNDS(kDotWaves* W) dot_experts(const GemmArgs a) {
   GPU_SHARED(LaneMask<W>, found, kDotWaves);
   GPU_SHARED(std::int32_t, list, kFewSlots);
-  const SlotRun run = find_run<W, kDotWaves>(a, found, list);
+  const int mine = static_cast<int>(block_x()) / a.column_tiles;
+  const SlotRun run = a.sorted != nullptr ? sorted_run(a, mine)
+                                          : find_run<W, kDotWaves>(mine, local_expert(a.slot_map, mine),
+                                                                   expert_of_thread(a), found, list);
   const int each = kDown ? kRowsOfLane * (W / kLanesDown) : kRowsOfLane / 2;
   const int first = (static_cast<int>(block_x()) % a.column_tiles * kDotWaves + wave_in_block<W>()) * each;
   if (run.count == 0 || first >= a.columns) return;  // the whole wave; no block barrier follows

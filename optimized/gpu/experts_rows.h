@@ -66,7 +66,7 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kPrepareWaves* W) prepare_rows(const PrepareAr
       store_float(a.out_dtype, a.out, row * a.out_stride + first + j * W, x[j]);
 }
 
-inline constexpr int kReduceThreads = 128, kReduceColumns = 4;
+inline constexpr int kReduceThreads = 128, kReduceColumns = 4, kReduceAtOnce = 8;
 
 // Four numbers of a row, or those of them that there are.
 GPU_DEVICE void load_four(DType dtype, const void* p, std::int64_t first, int n, bool vectors,
@@ -107,43 +107,50 @@ GPU_DEVICE float after_sum(const CombineSteps& steps, DType dtype, float v, floa
   return v + shared;
 }
 
-// Grid: tokens times a.column_tiles of kReduceThreads * kReduceColumns.
+// Grid: tokens times a.column_tiles of kReduceColumns for each thread of a block; at least topk threads.
 template <int W>
 GPU_KERNEL void GPU_LAUNCH_BOUNDS(kReduceThreads) reduce_slots(const ReduceArgs a) {
-  GPU_SHARED(std::int32_t, order,
-             kReduceThreads);  // the slots that count, in the order in which they are added
+  GPU_SHARED(std::int64_t, key, kReduceThreads);  // of a slot: its expert or 0; -1: it does not count
+  GPU_SHARED(std::int32_t, order, kReduceThreads);  // slots that count, in the order in which they are added
   const int thread = static_cast<int>(thread_x());
   const std::int64_t token = block_x() / static_cast<unsigned>(a.column_tiles), first_slot = token * a.topk;
-  int count = 0, rank = 0;
-  const bool mine = thread < a.topk && local_expert(a.slot_map, first_slot + thread) >= 0;
-  const std::int64_t id = mine && a.by_expert ? global_expert(a.slot_map, first_slot + thread) : 0;
-  for (int k = 0; k < a.topk; ++k) {
-    if (local_expert(a.slot_map, first_slot + k) < 0) continue;
-    ++count;
-    const std::int64_t other = a.by_expert ? global_expert(a.slot_map, first_slot + k) : 0;
-    rank += other < id || (other == id && k < thread);
-  }
-  if (mine) order[rank] = thread;
-  block_barrier();
-  const int column =
-      (static_cast<int>(block_x() % static_cast<unsigned>(a.column_tiles)) * kReduceThreads + thread) *
-      kReduceColumns;
+  const int tile = static_cast<int>(block_x() % static_cast<unsigned>(a.column_tiles));
+  const int column = (tile * static_cast<int>(block_dim_x()) + thread) * kReduceColumns;
   const int n = a.hidden - column;
-  if (n <= 0) return;  // no barrier follows
-  float sum[kReduceColumns] = {};
-  for (int i = 0; i < count; ++i) {
-    float y[kReduceColumns];
-    load_four(a.y_dtype, a.y, (first_slot + order[i]) * a.hidden + column, n, a.vectors, y);
-    const bool rounds = a.accumulate_in_dtype && (i > 0 || a.first_is_rounded || count == 1);
-    GPU_UNROLL for (int j = 0; j < kReduceColumns; ++j) {
-      sum[j] += y[j];
-      if (rounds) sum[j] = rounded(a.dtype, sum[j]);
-    }
-  }
   float shared[kReduceColumns] = {};
-  if (a.after.shared != nullptr)
+  if (a.after.shared != nullptr && n > 0)
     load_four(a.dtype, a.after.shared, token * a.hidden + column, n, a.vectors, shared);
   const float gate = a.after.shared_gate != nullptr ? a.after.shared_gate[token] : 1.0F;
+  std::int64_t id = -1;
+  if (thread < a.topk) {
+    if (local_expert(a.slot_map, first_slot + thread) >= 0)
+      id = a.by_expert ? global_expert(a.slot_map, first_slot + thread) : 0;
+    key[thread] = id;
+  }
+  block_barrier();
+  int count = 0, rank = 0;
+  for (int k = 0; k < a.topk; ++k) {
+    const std::int64_t other = key[k];
+    count += other >= 0;
+    rank += other >= 0 && (other < id || (other == id && k < thread));
+  }
+  if (id >= 0) order[rank] = thread;
+  block_barrier();
+  if (n <= 0) return;  // no barrier follows
+  float sum[kReduceColumns] = {};
+  for (int first = 0; first < count; first += kReduceAtOnce) {
+    float y[kReduceAtOnce][kReduceColumns];
+    GPU_UNROLL for (int i = 0; i < kReduceAtOnce; ++i) if (first + i < count)
+        load_four(a.y_dtype, a.y, (first_slot + order[first + i]) * a.hidden + column, n, a.vectors, y[i]);
+    GPU_UNROLL for (int i = 0; i < kReduceAtOnce; ++i) {
+      if (first + i >= count) break;
+      const bool rounds = a.accumulate_in_dtype && (first + i > 0 || a.first_is_rounded || count == 1);
+      GPU_UNROLL for (int j = 0; j < kReduceColumns; ++j) {
+        sum[j] += y[i][j];
+        if (rounds) sum[j] = rounded(a.dtype, sum[j]);
+      }
+    }
+  }
   const int last = GPU_FAULT(kGpuExpertsTailColumns) ? n / kReduceColumns * kReduceColumns : n;
   GPU_UNROLL for (int j = 0; j < kReduceColumns; ++j) if (j < last)
       store_float(a.out_dtype, a.out, token * a.hidden + column + j,

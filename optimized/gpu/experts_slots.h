@@ -32,20 +32,18 @@ struct SlotRun {
   const std::int32_t* slots = nullptr;
 };
 
-// Of block block_x() / column_tiles. Many slots: the run of that number, if there are so many. Few: the slots of the expert of
-// that slot, if it is the first of them; they are found by looking at all. count is 0 for blocks without work. The whole block
-// comes here; there is a barrier in it.
+// Many slots: run `mine`, if there are so many. count is 0 for blocks without work.
+GPU_DEVICE SlotRun sorted_run(const GemmArgs& a, int mine) {
+  if (mine >= *a.run_count) return {};
+  return {a.runs[3 * mine], a.runs[3 * mine + 2], a.sorted + a.runs[3 * mine + 1]};
+}
+// Few: the slots of `expert`, slot `mine`'s, if that is the first of them; count is 0 otherwise. other: the expert of the slot of
+// the thread's number, -1 past the last. The whole block comes here; there is a barrier in it.
 template <int W, int kWaves>
-GPU_DEVICE SlotRun find_run(const GemmArgs& a, LaneMask<W>* found, std::int32_t* list) {
+GPU_DEVICE SlotRun find_run(int mine, int expert, int other, LaneMask<W>* found, std::int32_t* list) {
   static_assert(kWaves * W >= kFewSlots, "a thread looks at one slot");
-  const int mine = static_cast<int>(block_x()) / a.column_tiles;
-  if (a.sorted != nullptr) {
-    if (mine >= *a.run_count) return {};
-    return {a.runs[3 * mine], a.runs[3 * mine + 2], a.sorted + a.runs[3 * mine + 1]};
-  }
-  const int thread = static_cast<int>(thread_x()), wave = wave_in_block<W>(),
-            expert = local_expert(a.slot_map, mine);
-  const bool same = expert >= 0 && thread < a.slots && local_expert(a.slot_map, thread) == expert;
+  const int thread = static_cast<int>(thread_x()), wave = wave_in_block<W>();
+  const bool same = expert >= 0 && other == expert;
   const LaneMask<W> mask = ballot<W>(same);
   if (lane<W>() == 0) found[wave] = mask;
   block_barrier();
@@ -62,6 +60,12 @@ GPU_DEVICE SlotRun find_run(const GemmArgs& a, LaneMask<W>* found, std::int32_t*
   if (first && same) list[before + count_bits(mask & ((LaneMask<W>{1} << lane<W>()) - 1))] = thread;
   block_barrier();
   return {expert, first ? count : 0, list};
+}
+
+// The expert of the slot of the thread's number, as find_run() is asked.
+GPU_DEVICE int expert_of_thread(const GemmArgs& a) {
+  const int thread = static_cast<int>(thread_x());
+  return thread < a.slots ? local_expert(a.slot_map, thread) : -1;
 }
 
 // Element `column` of the slot's a (gate_up).
@@ -83,7 +87,7 @@ GPU_DEVICE const float* scales_of_row(const GemmArgs& a, int expert, int row) {
                      rows = (a.rows + kScaleBlock - 1) / kScaleBlock;
   return a.weight_scale + (expert * rows + row / kScaleBlock) * blocks;
 }
-GPU_DEVICE std::int64_t x_row(const GemmArgs& a, std::int64_t slot) {
+GPU_DEVICE std::int64_t x_row(const GemmArgs& a, std::int32_t slot) {
   return a.x_is_per_token ? slot / a.topk : slot;
 }
 

@@ -141,8 +141,10 @@ class Block {
     if (l_.has_gates) ++gated->executed, gates();
     if (l_.appends) ++appended->executed, append();
     ++(l_.has_shared ? with_shared : without)->executed;
-    if (l_.has_shared) shared();
-    routed();
+    const ExpertsCall routed = routed_call();
+    if (!l_.has_shared) return run_gpu_experts<Backend>(routed, nullptr, stream_);
+    const ExpertsCall shared = shared_call();
+    run_gpu_experts<Backend>(routed, &shared, stream_);
   }
 
  private:
@@ -185,30 +187,30 @@ class Block {
            a);
   }
 
-  ExpertsCall call(const reference::ExpertsOptions& options) const {
+  ExpertsCall call(const reference::ExpertsOptions& options, std::size_t workspace_at) const {
     ExpertsCall c;
     c.options = options;
     c.hidden_states = in_.hidden_states;
-    c.workspace = at(l_.experts_at);
+    c.workspace = at(workspace_at);
     return c;
   }
 
-  void shared() const {
+  ExpertsCall shared_call() const {
     const auto stack = [](reference::ConstView m) -> reference::ConstView {
       if (!m) return {};
       return {m.data, m.dtype, reference::Shape(1, m.shape[0], m.shape[1])};
     };
-    ExpertsCall c = call(l_.shared);
+    ExpertsCall c = call(l_.shared, l_.shared_experts_at);
     c.weights = {stack(in_.shared_w13), stack(in_.shared_w2), stack(in_.shared_w13_scale),
                  stack(in_.shared_w2_scale)};
     c.slots_out = at(l_.shared_at);
-    run_gpu_experts<Backend>(c, stream_);
+    return c;
   }
 
-  void routed() const {
+  ExpertsCall routed_call() const {
     reference::CombineOptions combine = o_.combine;
     combine.dtype = o_.experts.dtype;
-    ExpertsCall c = call(l_.routed);
+    ExpertsCall c = call(l_.routed, l_.experts_at);
     c.weights = in_.experts;
     c.router_weight = at<float>(l_.weights_at);
     c.slot_map.ids = at(l_.ids_at);
@@ -222,7 +224,7 @@ class Block {
       c.after.round_gate = o_.round_shared_gate == Rounding::kRound;
     }
     c.out = out_;
-    run_gpu_experts<Backend>(c, stream_);
+    return c;
   }
 
   const MoeBlockOptions& o_;

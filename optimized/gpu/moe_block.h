@@ -15,7 +15,8 @@ struct MoeBlockLayout {
   std::int64_t gate_slots, slots, tokens;
   bool has_shared, has_gates, appends;
   reference::ExpertsOptions routed, shared;
-  std::size_t gate_ids_at, gate_weights_at, ids_at, weights_at, gates_at, shared_at, experts_at, bytes = 0;
+  std::size_t gate_ids_at, gate_weights_at, ids_at, weights_at, gates_at, shared_at, experts_at, shared_experts_at,
+      bytes = 0;
 
   MoeBlockLayout(const reference::MoeBlockOptions& o, reference::DType weights, std::int64_t m) : tokens(m) {
     using reference::DType;
@@ -44,9 +45,15 @@ struct MoeBlockLayout {
     weights_at = appends ? take(m * slots, DType::kF32) : gate_weights_at;
     gates_at = take(has_gates ? m : 0, DType::kF32);
     shared_at = take(has_shared ? m * o.experts.hidden : 0, o.experts.dtype);
-    experts_at = bytes;  // of one run after the other
-    const std::size_t first = ExpertsLayout(routed, weights, m).bytes;
-    bytes += std::max(first, has_shared ? ExpertsLayout(shared, weights, m).bytes : 0);
+    experts_at = shared_experts_at = bytes;
+    const ExpertsLayout of_routed(routed, weights, m);
+    const std::size_t of_shared = has_shared ? ExpertsLayout(shared, weights, m).bytes : 0;
+    if (of_routed.few) {  // side by side
+      shared_experts_at += of_routed.bytes;
+      bytes += of_routed.bytes + of_shared;
+    } else {  // one after the other
+      bytes += std::max(of_routed.bytes, of_shared);
+    }
   }
 
  private:
