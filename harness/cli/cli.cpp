@@ -151,6 +151,7 @@ int run_command_line(int argc, char** argv) {
   add_plan(app, action);
   add_audit(app, action);
   add_localize(app, action);
+  add_streams(app, action);
   try {
     require_verb(app, argc, argv);
     app.parse(argc, argv);

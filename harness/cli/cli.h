@@ -41,6 +41,7 @@ void add_compare(CLI::App& app, Action& action);
 void add_plan(CLI::App& app, Action& action);
 void add_audit(CLI::App& app, Action& action);
 void add_localize(CLI::App& app, Action& action);
+void add_streams(CLI::App& app, Action& action);
 
 // ---- Shared by the verbs
 
