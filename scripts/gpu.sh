@@ -33,18 +33,16 @@ fi
 if [[ $parts == *sanitizers* ]]; then
   # Workers are children of the process: without relations, which say nothing more to a sanitizer.
   runs=()
-  for tool in memcheck racecheck initcheck synccheck; do
-    for operator in $operators; do
-      log=$out/sanitizer.log
-      compute-sanitizer --tool $tool --target-processes all --error-exitcode 9 --print-limit 5 \
-        "$MOECHECK" check "$operator" --suite quick --impl cuda --jobs "$jobs" --timeout 300 --no-shrink --no-relations >"$log" 2>&1
-      code=$?
-      summary=$(grep -E "(ERROR|RACECHECK) SUMMARY" "$log" | tail -n 1 | sed 's/^=* *//')
-      checks=$(sed -n "s/^$operator  *cuda  *\([0-9,]*\) .*/\1/p" "$log" | tr -d ,)
-      echo "$tool $operator: ${checks:-0} checks, exit code $code, $summary"
-      [ $code = 0 ] || { failed=1; grep -m 12 "^=========" "$log"; }
-      runs+=("{\"tool\": \"$tool\", \"operator\": \"$operator\", \"checks\": ${checks:-0}, \"exit_code\": $code, \"summary\": \"$summary\"}")
-    done
+  log=$out/sanitizer.log
+  for tool in memcheck racecheck synccheck initcheck; do
+    compute-sanitizer --tool $tool --target-processes all --error-exitcode 9 --print-limit 5 \
+      "$MOECHECK" check $operators --suite quick --impl cuda --jobs "$jobs" --timeout 300 --no-shrink --no-relations >"$log" 2>&1
+    code=$?
+    summary=$(grep -E "(ERROR|RACECHECK) SUMMARY" "$log" | tail -n 1 | sed 's/^=* *//')
+    checks=$(sed -n 's/^\([a-z_]*\)  *cuda  *\([0-9,]*\) .*/\1 \2/p' "$log" | tr -d , | awk '{printf "%s\"%s\": %s", (NR > 1 ? ", " : ""), $1, $2}')
+    echo "$tool: exit code $code, $summary"
+    [ $code = 0 ] || { failed=1; grep -m 12 "^=========" "$log"; }
+    runs+=("{\"tool\": \"$tool\", \"exit_code\": $code, \"summary\": \"$summary\", \"checks\": {$checks}}")
   done
   rm -f "$log"
   { echo '{"schema": "moecheck.sanitizers/1", "runs": ['; (IFS=$'\n'; echo "${runs[*]}" | sed '$!s/$/,/'); echo ']}'; } >"$out/sanitizers.json"
