@@ -3,7 +3,7 @@
 #   asan   all tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of the Python package too
 #   tsan   ThreadSanitizer: the quick suite with three threads per kernel, and the embedded server under the evaluator's load
 # MOECHECK_PRESETS chooses among them, and knows one more: dev, all tests without sanitizers, which is faster.
-# CUDA and HIP are not used.
+# CUDA is not used; GPU kernels are checked for AMD devices where clang-19 and ROCm's device libraries are installed.
 source "$(dirname "$0")/common.sh"
 start=$SECONDS
 
@@ -58,4 +58,8 @@ for preset in ${MOECHECK_PRESETS:-asan tsan}; do
     run_python "$preset"
   fi
 done
+if command -v clang++-19 >/dev/null && [ -e /usr/lib/x86_64-linux-gnu/amdgcn/bitcode/ocml.bc ]; then
+  say "GPU kernels for AMD devices: what clang says (scripts/hip.sh compiles them)"
+  SYNTAX=1 scripts/hip.sh
+fi
 say "all tests passed in $((SECONDS - start)) s"
