@@ -218,7 +218,9 @@ class Machine {
     if (g >= 0 && captures_[index(g)].invalid_since < 0) captures_[index(g)].invalid_since = step_;
   }
   void error(int code, std::string message, int cause = -1) {
-    facts_.errors.push_back({code, step_, cause, std::move(message)});
+    CaptureError& e = facts_.errors.emplace_back();
+    e.code = code, e.step = step_, e.cause = cause;
+    e.message = std::move(message);
   }
   const std::string& label(int step) {
     if (labels_.empty()) labels_ = step_labels(p_);
