@@ -66,6 +66,37 @@ TEST_F(Cli, DumpRunJudgeRoundTrip) {
   EXPECT_NE(wrong.text.find("routed_scaling_factor is not applied"), std::string::npos) << wrong.text;
 }
 
+TEST_F(Cli, FaultsOfGpuKernelsAreListedAndChosenByName) {
+  EXPECT_NE(moecheck("list faults").text.find("gpu-host!id_weight_pairing"), std::string::npos);
+  const Ran r = moecheck("check gating --fault id_weight_pairing --case 'gating tokens=2' --no-shrink --json " + path("counts"));
+  EXPECT_EQ(r.code, 1) << r.text;
+  EXPECT_NE(r.text.find("FAIL  gpu-host!id_weight_pairing"), std::string::npos) << r.text;
+  std::ifstream in(path("counts"));
+  const std::string counts((std::istreambuf_iterator<char>(in)), {});
+  EXPECT_NE(counts.find("moecheck.counts/1"), std::string::npos);
+  EXPECT_NE(counts.find("\"FAIL\": 1"), std::string::npos) << counts;
+}
+
+TEST_F(Cli, BenchTakesAFileOfCases) {
+  std::ofstream(path("cases")) << "# one\ngating tokens=2 experts=8 topk=2\n";
+  const Ran r = moecheck("bench operators --seconds 0 --cases " + path("cases"));
+  EXPECT_EQ(r.code, 0) << r.text;
+  EXPECT_NE(r.text.find("gating tokens=2 experts=8 topk=2"), std::string::npos) << r.text;
+}
+
+TEST_F(Cli, StreamsShowsRacesAndReadsWhatItWrites) {
+  const Ran sound = moecheck("streams show glm4_moe");
+  EXPECT_EQ(sound.code, 0) << sound.text;
+  EXPECT_EQ(moecheck("streams show glm4_moe --variant no_join --json " + path("p.json")).code, 1);
+  const Ran r = moecheck("streams check " + path("p.json"));
+  EXPECT_EQ(r.code, 1) << r.text;
+  EXPECT_NE(r.text.find("missing   E -> A"), std::string::npos) << r.text;
+  std::ofstream(path("bad.json")) << "{\"schema\": \"moecheck.stream_program/1\", \"steps\": 3}";
+  const Ran bad = moecheck("streams check " + path("bad.json"));
+  EXPECT_EQ(bad.code, 2) << bad.text;
+  EXPECT_NE(bad.text.find("bad.json"), std::string::npos) << bad.text;
+}
+
 TEST_F(Cli, GivenValuesThatNoKernelMayReadAreRefused) {
   using moecheck::harness::TensorSet;
   ASSERT_EQ(moecheck("repro 'indexer_cache tokens=4' --dump " + path("d")).code, 0);

@@ -90,5 +90,11 @@ TEST(PluginCommand, WhatCannotBeLoadedIsAUsageError) {
   EXPECT_TRUE(says(crash, "ended with signal 6 (Aborted)")) << crash.text;
 }
 
+TEST(PluginCommand, AServedModelRefusesOne) {
+  const Ran r = moecheck("serve --model " MOECHECK_SOURCE_DIR "/datasets/tiny_glm4_moe/canary --moe-impl " + kPath);
+  EXPECT_EQ(r.code, 2) << r.text;
+  EXPECT_TRUE(says(r, "runs in processes of its own")) << r.text;
+}
+
 }  // namespace
 }  // namespace moecheck::harness
