@@ -19,7 +19,7 @@ struct Ran {
 Ran moecheck(const std::string& arguments, const std::string& behaviour = "none") {
   Ran r;
   const std::string command =
-      "MOECHECK_TEST_BEHAVIOUR=" + behaviour + " " MOECHECK_BINARY " " + arguments + " 2>&1";
+      "MOECHECK_TEST_BEHAVIOUR=" + behaviour + " timeout 100 " MOECHECK_BINARY " " + arguments + " 2>&1";
   FILE* pipe = popen(command.c_str(), "r");
   char chunk[4096];
   for (std::size_t n; (n = fread(chunk, 1, sizeof chunk, pipe)) > 0;) r.text.append(chunk, n);
