@@ -42,6 +42,7 @@ void add_plan(CLI::App& app, Action& action);
 void add_audit(CLI::App& app, Action& action);
 void add_localize(CLI::App& app, Action& action);
 void add_streams(CLI::App& app, Action& action);
+void add_streams_run(CLI::App& streams_verb, Action& action);     // subcommands of streams
 
 // ---- Shared by the verbs
 

@@ -47,12 +47,6 @@ streams::DualPolicy policy_of(const StreamArguments& a) {
   return policy;
 }
 
-streams::Platform platform_of(const std::string& name) {
-  if (name == "cuda") return {true, false, false};
-  if (name == "hip") return {false, true, false};
-  return {false, true, true};
-}
-
 int policy(const StreamArguments& a) {
   const streams::DualDecision d = streams::decide(policy_of(a), a.options.state);
   fmt::print("{}: {}\n", d.dual ? "dual" : "single", d.why);
@@ -71,7 +65,7 @@ int show(const StreamArguments& a) {
   if (a.block.empty()) return show_list();
   BlockOptions options = a.options;
   options.policy = policy_of(a);
-  options.platform = platform_of(a.platform);
+  options.platform = streams::require_platform(a.platform);
   const Block& block = streams::require_block(a.block);
   const reference::StreamProgram p = streams::make_block(block, options);
   if (!a.json.empty()) {
@@ -147,6 +141,7 @@ void add_streams(CLI::App& app, Action& action) {
   sub->add_option("FILE", a->file, "A stream program; - is standard input")->required();
   sub->add_option("--edge", a->edge, "Two operations: A->B")->required()->type_name("A->B");
   sub->callback([a, &action] { action = [a] { return explain(*a); }; });
+  add_streams_run(*verb, action);
 }
 
 }  // namespace moecheck::harness

@@ -7,12 +7,21 @@
 
 #include "harness/device_tensors.h"
 #include "harness/implementations/gpu/adapter.h"
+#include "harness/implementations/gpu/stream_kernels.h"
 #include "harness/implementations/gpu_kernel_use.h"
 
 namespace moecheck::harness {
 namespace {
 
 constexpr std::string_view kApis[] = {"cuda", "hip"};
+
+// What this build lacks.
+[[noreturn]] void no_kernels(std::string_view api) {
+  throw UsageError(fmt::format(
+      "this build has no {} kernels: configure with cmake --preset {}; their sources run here on the host "
+      "executor, gpu-host",
+      api == "cuda" ? "CUDA" : "HIP", api));
+}
 
 }  // namespace
 
@@ -119,7 +128,8 @@ class GpuDevice final : public Implementation {
       const auto launch = [&] { run_adapter(c, inputs, tensors, workspace); };
       launch();
       if (graph_) {
-        runtime().wait(stream());  // kernels are loaded and the workspace has its size: what a capture must not do
+        runtime().wait(
+            stream());  // kernels are loaded and the workspace has its size: what a capture must not do
         const Captured graph(launch);
         for (int i = 0; i < 2; ++i) {
           tensors.reset_outputs();
@@ -195,23 +205,40 @@ std::unique_ptr<Implementation> make_gpu_device(std::string_view name) {
   for (const std::string_view api : kApis) {
     const bool graph = name == fmt::format("{}:graph", api);
     if (name != api && !graph) continue;
-    if (api != (kCuda ? "cuda" : "hip"))
-      throw UsageError(fmt::format("this build has {} kernels, not {}: configure with cmake --preset {}",
-                                   kCuda ? "CUDA" : "HIP", kCuda ? "HIP" : "CUDA", api));
+    if (api != (kCuda ? "cuda" : "hip")) no_kernels(api);
     return std::make_unique<GpuDevice>(name, graph);
   }
   return nullptr;
+}
+
+namespace {
+
+class GpuStreamDevice final : public streams::StreamDevice {
+ public:
+  gpu::Runtime& runtime() override { return harness::runtime(); }
+  const streams::StreamKernels& kernels() const override { return adapters::stream_kernels(); }
+  bool parallel() const override { return true; }
+};
+
+}  // namespace
+
+std::unique_ptr<streams::StreamDevice> make_gpu_stream_device(std::string_view name) {
+  for (const std::string_view api : kApis)
+    if (name == api && api != (kCuda ? "cuda" : "hip")) no_kernels(api);
+  return name == (kCuda ? "cuda" : "hip") ? std::make_unique<GpuStreamDevice>() : nullptr;
 }
 
 #else
 
 std::unique_ptr<Implementation> make_gpu_device(std::string_view name) {
   for (const std::string_view api : kApis)
-    if (name == api || name == fmt::format("{}:graph", api))
-      throw UsageError(
-          fmt::format("this build has no {} kernels: configure with cmake --preset {}; their sources run here "
-                      "on the host executor, --impl gpu-host",
-                      api == "cuda" ? "CUDA" : "HIP", api));
+    if (name == api || name == fmt::format("{}:graph", api)) no_kernels(api);
+  return nullptr;
+}
+
+std::unique_ptr<streams::StreamDevice> make_gpu_stream_device(std::string_view name) {
+  for (const std::string_view api : kApis)
+    if (name == api) no_kernels(api);
   return nullptr;
 }
 

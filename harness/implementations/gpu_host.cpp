@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "harness/implementations/gpu/adapter.h"
+#include "harness/implementations/gpu/stream_kernels.h"
 #include "harness/implementations/gpu_kernel_use.h"
 #include "optimized/gpu/host/executor.h"
 #include "optimized/gpu/host/runtime.h"
@@ -173,7 +174,29 @@ class FaultyGpuHost final : public GpuHost {
   kernels::FaultInfo info_;
 };
 
+class HostStreamDevice final : public streams::StreamDevice {
+ public:
+  HostStreamDevice(int wave, std::uint64_t order)
+      : executor_({.wave = wave}),
+        runtime_(executor_, {.order = order == 0   ? host::Order::kForward
+                                      : order == 1 ? host::Order::kReverse
+                                                   : host::Order::kSeeded,
+                             .seed = order}) {}
+  gpu::Runtime& runtime() override { return runtime_; }
+  const streams::StreamKernels& kernels() const override { return adapters::stream_kernels(); }
+
+ private:
+  host::Executor executor_;
+  host::UseExecutor use_{executor_};
+  host::HostRuntime runtime_;
+};
+
 }  // namespace
+
+std::unique_ptr<streams::StreamDevice> make_host_stream_device(std::string_view name, std::uint64_t order) {
+  if (name != "gpu-host" && name != "gpu-host:w64") return nullptr;
+  return std::make_unique<HostStreamDevice>(name.ends_with("w64") ? 64 : 32, order);
+}
 
 std::span<const PlantedFault> planted_gpu_faults() {
   static const std::vector<PlantedFault> all = [] {

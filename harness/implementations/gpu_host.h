@@ -13,11 +13,15 @@
 
 #include "harness/implementation.h"
 #include "harness/implementations/faults.h"
+#include "harness/streams/device.h"
 
 namespace moecheck::harness {
 
 // nullptr when `name` is none of the above; UsageError when it begins like one and its schedule is unknown.
 std::unique_ptr<Implementation> make_gpu_host(std::string_view name);
+
+// For stream programs: gpu-host or gpu-host:w64, with the order of that number (streams/device.h). nullptr for other names.
+std::unique_ptr<streams::StreamDevice> make_host_stream_device(std::string_view name, std::uint64_t order);
 
 // The operators that have GPU kernels.
 std::vector<std::string_view> gpu_operators();

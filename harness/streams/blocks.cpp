@@ -12,7 +12,9 @@ namespace {
 
 using reference::StreamProgram;
 
-StreamProgram make_glm4(const BlockOptions& o) {
+}  // namespace
+
+Glm4Moe glm4_options(const BlockOptions& o) {
   Glm4Moe m;
   const std::string& v = o.variant;
   m.dual = v != "sound" || decide(o.policy, o.state).dual;
@@ -32,8 +34,12 @@ StreamProgram make_glm4(const BlockOptions& o) {
   if (v == "outside_event") m.outside_event = m.capturing = true;
   if (v == "unjoined_capture") m.join = Join::kNone, m.capturing = true;
   if (v == "unforked_capture") m.fork = Fork::kNone, m.capturing = true;
-  return glm4_moe(m);
+  return m;
 }
+
+namespace {
+
+StreamProgram make_glm4(const BlockOptions& o) { return glm4_moe(glm4_options(o)); }
 
 StreamProgram make_deepseek(const BlockOptions& o) {
   DeepseekForm form = DeepseekForm::kMainFirst;

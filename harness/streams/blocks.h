@@ -35,6 +35,9 @@ const Block& require_block(const std::string& name);  // throws UsageError
 
 // Throws UsageError for a variant that the block does not have.
 reference::StreamProgram make_block(const Block& block, const BlockOptions& options);
+// What make_block makes of glm4_moe.
+struct Glm4Moe;
+Glm4Moe glm4_options(const BlockOptions& options);
 
 // ---- The programs, with everything that can be changed about them
 
@@ -58,6 +61,11 @@ struct Glm4Moe {
   enum class Output : std::uint8_t { kKept, kFreed, kRecorded, kRecordedWrong } output = Output::kKept;
   bool outside_event =
       false;  // alt's prefetch recorded an event before the capture, and cur waits for it inside
+  // Of its buffers. As they are, a token of hidden 5120 in bf16: sizes only have to differ from views.
+  struct Bytes {
+    std::int64_t hidden = 10240, logits = 512, topk = 64, w_gate = 1024, w_shared = 10240, w_experts = 10240,
+                 workspace = 4096;
+  } bytes = {};
 };
 reference::StreamProgram glm4_moe(const Glm4Moe& options);
 

@@ -21,16 +21,19 @@ StreamProgram glm4_moe(const Glm4Moe& o) {
   StreamProgram p;
   const int cur = p.stream("cur"), alt = p.stream("alt"), main = cur, side = o.dual ? alt : cur;
   const bool freed = o.output != Output::kKept;
-  const int x = p.buffer("x", kRow), h = p.buffer("h", kRow), shared = p.buffer("s", kRow),
-            logits = p.buffer("router_logits", 512), ids = p.buffer("topk", 64),
-            ws = p.buffer("w_shared", kRow), we = p.buffer("w_experts", kRow);
+  const std::int64_t row = o.bytes.hidden;
+  const int x = p.buffer("x", row), h = p.buffer("h", row), shared = p.buffer("s", row),
+            logits = p.buffer("router_logits", o.bytes.logits), ids = p.buffer("topk", o.bytes.topk),
+            wg = p.buffer("w_gate", o.bytes.w_gate), ws = p.buffer("w_shared", o.bytes.w_shared),
+            we = p.buffer("w_experts", o.bytes.w_experts);
   // Experts in place: their output is the storage of h.
   const bool in_place = o.input == Input::kInPlace || o.input == Input::kInPlaceClone;
-  const int y = in_place ? p.view("y", h, 0, kRow) : p.buffer("y", kRow, freed ? side : -1);
+  const int y = in_place ? p.view("y", h, 0, row) : p.buffer("y", row, freed ? side : -1);
   const bool clones = o.input == Input::kInPlaceClone || o.input == Input::kLateClone;
-  const int clone = clones ? p.buffer("h_clone", kRow) : h;
-  const int scratch =
-      o.scratch == Scratch::kNone ? -1 : p.add_scratch("workspace", o.scratch == Scratch::kStream, 4096);
+  const int clone = clones ? p.buffer("h_clone", row) : h;
+  const int scratch = o.scratch == Scratch::kNone
+                          ? -1
+                          : p.add_scratch("workspace", o.scratch == Scratch::kStream, o.bytes.workspace);
   const auto use_scratch = [&](int step) {
     if (scratch >= 0) p.steps[static_cast<std::size_t>(step)].scratch = {scratch};
   };
@@ -50,21 +53,21 @@ StreamProgram glm4_moe(const Glm4Moe& o) {
   use_scratch(s);
   if (o.dual && o.fork == Fork::kLate) fork(p, alt, cur);
   if (freed) p.alloc(y);
-  use_scratch(p.kernel("G", side, {h}, {logits}));
-  p.kernel("T", side, {h, logits}, {ids});
+  use_scratch(p.kernel("G", side, {h, wg}, {logits}));
+  p.kernel("T", side, {h, logits, wg}, {ids});
   const int e = p.kernel("E", side, {h, ids, we}, {y}, 4);
   use_scratch(e);
   if (o.scale_outside) p.kernel("M", side, {y}, {y});
   if (o.dual && o.join != Join::kNone) p.wait_stream(cur, alt);
   p.kernel("A", cur, {y, shared}, {y});
-  const int out = freed ? p.buffer("out", kRow) : y;
+  const int out = freed ? p.buffer("out", row) : y;
   p.kernel("R", cur, {y}, {out});
   if (freed) {
     // The host drops y when the block returns. The next work of the side stream gets its bytes, and no new fork orders it.
     if (o.output == Output::kRecorded) p.record_stream(y, cur);
     if (o.output == Output::kRecordedWrong) p.record_stream(y, side);
     p.free(y);
-    const int next = p.buffer("y_next", kRow, side);
+    const int next = p.buffer("y_next", row, side);
     p.alloc(next);
     p.kernel("E_next", side, {we}, {next});
     if (o.dual) p.wait_stream(cur, alt);

@@ -107,6 +107,14 @@ DualPolicy glm4_policy(const std::function<const char*(const char*)>& get) {
   return p;
 }
 
+Platform require_platform(const std::string& name) {
+  if (name == "cuda") return {true, false, false};
+  if (name == "hip") return {false, true, false};
+  if (name == "hip-aiter") return {false, true, true};
+  throw UsageError(
+      fmt::format("platform '{}' is not known: use cuda, hip or hip-aiter", printable(name, 60)));
+}
+
 bool makes_alt_stream(AltStreamGate gate, const Platform& p) {
   return p.cuda || (gate == AltStreamGate::kCudaAndHip && p.hip);
 }

@@ -65,6 +65,8 @@ struct Platform {
   bool cuda = true, hip = false, aiter = false;  // aiter: HIP with SGLANG_USE_AITER
 };
 
+Platform require_platform(const std::string& name);  // "cuda", "hip", "hip-aiter"; throws UsageError
+
 // Where the second stream is made. kCuda: GLM-4 on main. kCudaAndHip: the HIP opt-in. A merge that falls back from the second to
 // the first drops a platform: nothing fails, the overlap is gone.
 enum class AltStreamGate : std::uint8_t { kCuda, kCudaAndHip };

@@ -133,6 +133,27 @@ std::string NodeNames::path(const std::vector<int>& nodes) const {
 
 bool failed(const StreamReport& r) { return r.wrong() || !r.lost.empty(); }
 
+namespace {
+
+void put_capture(std::string& out, const NodeNames& names, const CaptureError& e) {
+  put(out, "capture   {} {}: {}: {}\n", e.code, capture_error_name(e.code), names.step(e.step),
+      printable(e.message));
+}
+
+}  // namespace
+
+std::string first_error_text(const StreamProgram& p, const CheckedStreams& c) {
+  const NodeNames names(p, c.order);
+  std::string out;
+  if (!c.report.capture.empty())
+    put_capture(out, names, c.report.capture.front());
+  else if (!c.report.races.empty())
+    put_race(out, p, c, names, c.report.races.front());
+  else if (!c.report.lifetime.empty())
+    put_lifetime(out, p, names, c.report.lifetime.front());
+  return out;
+}
+
 std::string check_text(const StreamProgram& p, const CheckedStreams& c) {
   const StreamReport& r = c.report;
   const NodeNames names(p, c.order);
@@ -148,9 +169,7 @@ std::string check_text(const StreamProgram& p, const CheckedStreams& c) {
   add(static_cast<std::int64_t>(r.lifetime.size()), "lifetime error");
   add(static_cast<std::int64_t>(r.lost.size()), "lost overlap");
   out += "\n";
-  for (const CaptureError& e : r.capture)
-    put(out, "capture   {} {}: {}: {}\n", e.code, capture_error_name(e.code), names.step(e.step),
-        printable(e.message));
+  for (const CaptureError& e : r.capture) put_capture(out, names, e);
   if (!r.capture.empty()) out += "  what follows is of the same work without captures\n";
   for (std::size_t i = 0; i < r.races.size() && i < kShown; ++i) put_race(out, p, c, names, r.races[i]);
   if (r.race_count > static_cast<std::int64_t>(kShown))

@@ -8,6 +8,9 @@ namespace moecheck::harness::streams {
 
 // Everything that was found, with witnesses, then the waits, the overlap and the paths.
 std::string check_text(const reference::StreamProgram& program, const reference::CheckedStreams& checked);
+// What it found wrong first: a capture error, a race or a lifetime error with its witness; "" where nothing is wrong.
+std::string first_error_text(const reference::StreamProgram& program,
+                             const reference::CheckedStreams& checked);
 // "FAIL", "PASS" with declared overlaps that are lost counted as failures.
 bool failed(const reference::StreamReport& report);
 

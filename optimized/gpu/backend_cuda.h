@@ -199,6 +199,7 @@ void launch(void (*kernel)(Parameters...), const LaunchConfig& c, Arguments&&...
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(c.dynamic_shared)),
         "dynamic shared memory of a kernel");
+  if (launch_observer != nullptr) launch_observer->launching(c.stream, reinterpret_cast<const void*>(kernel));
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;

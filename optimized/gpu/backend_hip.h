@@ -180,6 +180,7 @@ template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const LaunchConfig& c, Arguments&&... arguments) {
   const dim3 grid(c.grid.x, c.grid.y, c.grid.z), block(c.block.x, c.block.y, c.block.z);
   const auto stream = static_cast<hipStream_t>(c.stream);
+  if (launch_observer != nullptr) launch_observer->launching(c.stream, reinterpret_cast<const void*>(kernel));
   if (c.all_resident) {
     std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
     void* pointers[sizeof...(Parameters) + 1] = {};

@@ -196,6 +196,8 @@ void launch(void (*kernel)(Parameters...), const LaunchConfig& c, Arguments&&...
     std::apply(k->kernel, k->arguments);
   };
   if (c.stream != nullptr) {
+    if (launch_observer != nullptr)
+      launch_observer->launching(c.stream, reinterpret_cast<const void*>(kernel));
     auto* call = new Call{kernel, {std::forward<Arguments>(arguments)...}};
     host::enqueue(c.stream, shape, reinterpret_cast<const void*>(kernel), body, call,
                   [](void* p) { delete static_cast<Call*>(p); });

@@ -2,9 +2,12 @@
 // pointers for the handles.
 #include "optimized/gpu/runtime.h"
 
+#include <cxxabi.h>
 #include <dlfcn.h>
 
 #include <cstdint>
+#include <cstdlib>
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -47,7 +50,60 @@ class DriverRuntime : public Runtime {
   }
   std::string text(int code, const char* call) const { return std::string(call) + " gave " + name_of(code); }
 
+  // Nodes and edges of a graph as it was captured. Both drivers' functions have the same form.
+  struct GraphCalls {
+    int (*capture_info)(void*, int*, unsigned long long*, void**, const void***, std::size_t*) = nullptr;
+    int (*nodes)(void*, void**, std::size_t*) = nullptr;
+    int (*edges)(void*, void**, void**, std::size_t*) = nullptr;
+    int (*type)(void*, int*) = nullptr;
+  };
+  virtual std::string kernel_name(void* node) const = 0;
+
+  std::vector<const void*> tail(Stream stream) const {
+    int status = 0;
+    unsigned long long id = 0;
+    void* graph = nullptr;
+    const void** after = nullptr;
+    std::size_t count = 0;
+    refuse(graph_calls_.capture_info(stream, &status, &id, &graph, &after, &count), "stream capture info");
+    if (status != 1 /* active */) throw DeviceError("captured_tail: the stream is not being captured");
+    return {after, after + count};
+  }
+
+  std::vector<GraphNode> nodes_of(void* graph) const {
+    std::size_t count = 0, edges = 0;
+    refuse(graph_calls_.nodes(graph, nullptr, &count), "nodes of a graph");
+    std::vector<void*> nodes(count);
+    if (count > 0) refuse(graph_calls_.nodes(graph, nodes.data(), &count), "nodes of a graph");
+    refuse(graph_calls_.edges(graph, nullptr, nullptr, &edges), "edges of a graph");
+    std::vector<void*> from(edges), to(edges);
+    if (edges > 0) refuse(graph_calls_.edges(graph, from.data(), to.data(), &edges), "edges of a graph");
+    std::vector<GraphNode> all(count);
+    std::map<const void*, std::size_t> place;
+    for (std::size_t i = 0; i < count; ++i) {
+      int type = -1;
+      refuse(graph_calls_.type(nodes[i], &type), "type of a node");
+      all[i].id = nodes[i];
+      all[i].name = type == 0   ? "kernel " + kernel_name(nodes[i])
+                    : type == 1 ? "copy"
+                    : type == 2 ? "fill"
+                                : "node of type " + std::to_string(type);
+      place[nodes[i]] = i;
+    }
+    for (std::size_t e = 0; e < edges; ++e) all[place.at(to[e])].after.push_back(from[e]);
+    return all;
+  }
+
+  static std::string demangled(const char* symbol) {
+    if (symbol == nullptr) return "?";
+    int status = 0;
+    const std::unique_ptr<char, void (*)(void*)> name(abi::__cxa_demangle(symbol, nullptr, nullptr, &status), std::free);
+    return name ? name.get() : symbol;
+  }
+
   Driver driver_;
+  GraphCalls graph_calls_;
+  std::map<void*, void*> captured_;  // of each graph that can be launched: the one it was made from
 };
 
 class CudaRuntime final : public DriverRuntime {
@@ -86,6 +142,13 @@ class CudaRuntime final : public DriverRuntime {
     driver_.bind(launch_, "cuGraphLaunch");
     driver_.bind(destroy_graph_, "cuGraphDestroy");
     driver_.bind(destroy_exec_, "cuGraphExecDestroy");
+    driver_.bind(graph_calls_.capture_info, "cuStreamGetCaptureInfo_v2");
+    driver_.bind(graph_calls_.nodes, "cuGraphGetNodes");
+    driver_.bind(graph_calls_.edges, "cuGraphGetEdges");
+    driver_.bind(graph_calls_.type, "cuGraphNodeGetType");
+    driver_.bind(kernel_of_node_, "cuGraphKernelNodeGetParams_v2");
+    driver_.bind(function_name_, "cuFuncGetName");
+    driver_.bind(kernel_name_, "cuKernelGetName");
     int number = 0;
     char device_name[128] = "";
     refuse(init(0), "cuInit");
@@ -150,12 +213,19 @@ class CudaRuntime final : public DriverRuntime {
     void *graph = nullptr, *ready = nullptr;
     refuse(end_capture_(stream, &graph), "cuStreamEndCapture");
     const int code = instantiate_(&ready, graph, 0);
-    (void)destroy_graph_(graph);
+    if (code != 0) (void)destroy_graph_(graph);
     refuse(code, "cuGraphInstantiate");
+    captured_[ready] = graph;
     return ready;
   }
   void launch(Graph graph, Stream stream) override { lost(launch_(graph, stream), "cuGraphLaunch"); }
-  void destroy_graph(Graph graph) noexcept override { (void)destroy_exec_(graph); }
+  void destroy_graph(Graph graph) noexcept override {
+    (void)destroy_exec_(graph);
+    (void)destroy_graph_(captured_[graph]);
+    captured_.erase(graph);
+  }
+  std::vector<const void*> captured_tail(Stream stream) override { return tail(stream); }
+  std::vector<GraphNode> read_back(Graph graph) override { return nodes_of(captured_.at(graph)); }
 
  private:
   static std::uint64_t address(const void* p) { return reinterpret_cast<std::uint64_t>(p); }
@@ -163,6 +233,19 @@ class CudaRuntime final : public DriverRuntime {
     const char* name = nullptr;
     (void)error_name_(code, &name);
     return name == nullptr ? "error " + std::to_string(code) : name;
+  }
+  std::string kernel_name(void* node) const override {
+    struct {  // CUDA_KERNEL_NODE_PARAMS_v2
+      void* function;
+      unsigned grid[3], block[3], shared;
+      void **parameters, **extra;
+      void *kernel, *context;
+    } p{};
+    refuse(kernel_of_node_(node, &p), "cuGraphKernelNodeGetParams");
+    const char* name = nullptr;
+    if (p.function != nullptr) (void)function_name_(&name, p.function);
+    if (name == nullptr && p.kernel != nullptr) (void)kernel_name_(&name, p.kernel);
+    return demangled(name);
   }
 
   std::string device_;
@@ -190,6 +273,9 @@ class CudaRuntime final : public DriverRuntime {
   int (*launch_)(void*, void*) = nullptr;
   int (*destroy_graph_)(void*) = nullptr;
   int (*destroy_exec_)(void*) = nullptr;
+  int (*kernel_of_node_)(void*, void*) = nullptr;
+  int (*function_name_)(const char**, void*) = nullptr;
+  int (*kernel_name_)(const char**, void*) = nullptr;
 };
 
 class HipRuntime final : public DriverRuntime {
@@ -220,6 +306,12 @@ class HipRuntime final : public DriverRuntime {
     driver_.bind(launch_, "hipGraphLaunch");
     driver_.bind(destroy_graph_, "hipGraphDestroy");
     driver_.bind(destroy_exec_, "hipGraphExecDestroy");
+    driver_.bind(graph_calls_.capture_info, "hipStreamGetCaptureInfo_v2");
+    driver_.bind(graph_calls_.nodes, "hipGraphGetNodes");
+    driver_.bind(graph_calls_.edges, "hipGraphGetEdges");
+    driver_.bind(graph_calls_.type, "hipGraphNodeGetType");
+    driver_.bind(kernel_of_node_, "hipGraphKernelNodeGetParams");
+    driver_.bind(kernel_name_, "hipKernelNameRefByPtr");
     char device_name[256] = "";
     refuse(set_device(0), "hipSetDevice");
     refuse(name(device_name, sizeof device_name, 0), "hipDeviceGetName");
@@ -276,15 +368,33 @@ class HipRuntime final : public DriverRuntime {
     void *graph = nullptr, *ready = nullptr;
     refuse(end_capture_(stream, &graph), "hipStreamEndCapture");
     const int code = instantiate_(&ready, graph, nullptr, nullptr, 0);
-    (void)destroy_graph_(graph);
+    if (code != 0) (void)destroy_graph_(graph);
     refuse(code, "hipGraphInstantiate");
+    captured_[ready] = graph;
     return ready;
   }
   void launch(Graph graph, Stream stream) override { lost(launch_(graph, stream), "hipGraphLaunch"); }
-  void destroy_graph(Graph graph) noexcept override { (void)destroy_exec_(graph); }
+  void destroy_graph(Graph graph) noexcept override {
+    (void)destroy_exec_(graph);
+    (void)destroy_graph_(captured_[graph]);
+    captured_.erase(graph);
+  }
+  std::vector<const void*> captured_tail(Stream stream) override { return tail(stream); }
+  std::vector<GraphNode> read_back(Graph graph) override { return nodes_of(captured_.at(graph)); }
 
  private:
   std::string name_of(int code) const override { return error_name_(code); }
+  std::string kernel_name(void* node) const override {
+    struct {  // hipKernelNodeParams
+      unsigned block[3];
+      void **extra, *function;
+      unsigned grid[3];
+      void** parameters;
+      unsigned shared;
+    } p{};
+    refuse(kernel_of_node_(node, &p), "hipGraphKernelNodeGetParams");
+    return demangled(p.function == nullptr ? nullptr : kernel_name_(p.function, nullptr));
+  }
 
   std::string device_;
   const char* (*error_name_)(int) = nullptr;
@@ -308,6 +418,8 @@ class HipRuntime final : public DriverRuntime {
   int (*launch_)(void*, void*) = nullptr;
   int (*destroy_graph_)(void*) = nullptr;
   int (*destroy_exec_)(void*) = nullptr;
+  int (*kernel_of_node_)(void*, void*) = nullptr;
+  const char* (*kernel_name_)(const void*, void*) = nullptr;
 };
 
 }  // namespace

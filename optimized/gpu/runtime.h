@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "optimized/gpu/types.h"
 
@@ -28,6 +29,13 @@ class DeviceLost : public DeviceError {
 
 using Event = void*;
 using Graph = void*;  // instantiated: ready to be launched
+
+// A node of a graph as it was captured.
+struct GraphNode {
+  const void* id = nullptr;
+  std::string name;                // "kernel add_one<64>", "copy", "fill", "node of type 5"
+  std::vector<const void*> after;  // ids of the nodes it has an edge from
+};
 
 class Runtime {
  public:
@@ -64,6 +72,10 @@ class Runtime {
   virtual Graph end_capture(Stream stream) = 0;
   virtual void launch(Graph graph, Stream stream) = 0;
   virtual void destroy_graph(Graph graph) noexcept = 0;
+  // Ids of the nodes that the next work put on a captured stream will come after.
+  virtual std::vector<const void*> captured_tail(Stream stream) = 0;
+  // What the driver holds of a graph of end_capture.
+  virtual std::vector<GraphNode> read_back(Graph graph) = 0;
 };
 
 // Made at the first call. Throw DeviceError without a driver or a device.

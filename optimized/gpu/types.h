@@ -47,6 +47,14 @@ struct LaunchConfig {
   int wave = 0;               // the wave width the kernel was compiled for, checked by the host executor
 };
 
+// Told of each launch of this OS thread on a stream, before it is made, while it is chosen.
+class LaunchObserver {
+ public:
+  virtual ~LaunchObserver() = default;
+  virtual void launching(Stream stream, const void* kernel) = 0;  // the kernel's function on the host
+};
+inline thread_local LaunchObserver* launch_observer = nullptr;
+
 // 16 bytes, as one load or store moves them.
 struct alignas(16) Bytes16 {
   std::uint32_t word[4];

@@ -114,4 +114,25 @@ HostGraph* Device::end_capture(HostStream& s) {
   return graph.get();
 }
 
+std::vector<const void*> Device::captured_tail(const HostStream& s) const {
+  if (s.capture == nullptr) device_error("capture: captured_tail: " + text(s) + " is not being captured");
+  require_valid(s, "captured_tail");
+  std::vector<const void*> ids;
+  for (const std::size_t node : s.tail) ids.push_back(s.capture->nodes[node].work.get());
+  return ids;
+}
+
+std::vector<GraphNode> Device::read_back(Graph handle) const {
+  const auto found = graphs_.find(handle);
+  if (found == graphs_.end()) device_error("graph: read_back: no graph of this runtime, or no longer");
+  const std::vector<Node>& nodes = found->second->nodes;
+  std::vector<GraphNode> all;
+  for (const Node& n : nodes) {
+    const std::string name = host::name(n.work->kind, n.work->kernel);
+    all.push_back({n.work.get(), n.work->kind == OperationKind::kKernel ? "kernel " + name : name, {}});
+    for (const std::size_t before : n.after) all.back().after.push_back(nodes[before].work.get());
+  }
+  return all;
+}
+
 }  // namespace moecheck::gpu::host

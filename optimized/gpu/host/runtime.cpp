@@ -204,5 +204,9 @@ void HostRuntime::launch(Graph graph, Stream stream) {
 void HostRuntime::destroy_graph(Graph graph) noexcept {
   if (graph != nullptr) device_->destroy_graph(graph);
 }
+std::vector<const void*> HostRuntime::captured_tail(Stream stream) {
+  return device_->captured_tail(device_->stream(stream, "captured_tail"));
+}
+std::vector<GraphNode> HostRuntime::read_back(Graph graph) { return device_->read_back(graph); }
 
 }  // namespace moecheck::gpu::host

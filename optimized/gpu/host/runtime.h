@@ -101,6 +101,8 @@ class HostRuntime final : public Runtime {
   Graph end_capture(Stream stream) override;
   void launch(Graph graph, Stream stream) override;
   void destroy_graph(Graph graph) noexcept override;
+  std::vector<const void*> captured_tail(Stream stream) override;
+  std::vector<GraphNode> read_back(Graph graph) override;
 
  private:
   std::unique_ptr<Device> device_;

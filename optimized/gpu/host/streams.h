@@ -167,6 +167,8 @@ class Device {
   HostGraph* end_capture(HostStream& stream);
   void launch(Graph handle, HostStream& stream);
   void destroy_graph(Graph handle);
+  std::vector<const void*> captured_tail(const HostStream& stream) const;
+  std::vector<GraphNode> read_back(Graph handle) const;
 
   std::vector<Operation> trace;
 
