@@ -13,9 +13,11 @@ const char* const kCase = "moe_block tokens=9 experts=8 topk=2 hidden=64 interme
 struct BlockRun {
   MoeRun body;
   Glm4Moe dual, single;
-  BlockRun(const std::string& line, const std::string& platform, const std::string& device)
+  BlockRun(const std::string& line, const std::string& platform, const std::string& device,
+           const std::string& variant = "sound")
       : body(moe_run_case(parse_case(line), require_platform(platform))) {
     BlockOptions o;
+    o.variant = variant;
     o.platform = require_platform(platform);
     dual = glm4_options(o);
     dual.bytes = body.bytes(make_stream_device(device, 0)->kernels());
@@ -51,10 +53,12 @@ TEST(StreamMoeRun, EveryPlatformAndDeviceGivesTheSerialOutcome) {
 
 // The factor a second time, in the dual branch alone, where top-k or the reduce has it already (sglang's DeepSeek on HIP with aiter).
 TEST(StreamMoeRun, DoubleScalingIsSeen) {
-  for (const std::string platform : {"cuda", "hip-aiter"}) {
-    BlockRun r(kCase, platform, "gpu-host");
-    r.dual.scale_outside = true;
-    EXPECT_EQ(r.try_it({.orders = 3}).wrong, 3) << platform;
+  BlockRun r(kCase, "hip-aiter", "gpu-host", "double_scaling");
+  EXPECT_TRUE(check_streams(glm4_moe(r.dual)).report.races.empty());
+  EXPECT_EQ(r.try_it({.orders = 3}).wrong, 3);
+  for (const std::string platform : {"cuda", "hip"}) {  // the gate is right there
+    BlockRun fine(kCase, platform, "gpu-host", "double_scaling");
+    EXPECT_EQ(fine.try_it({.orders = 3}).wrong, 0) << platform;
   }
   BlockRun dropped(kCase, "hip", "gpu-host");
   dropped.dual.scale_outside = false;

@@ -42,7 +42,9 @@ void add_plan(CLI::App& app, Action& action);
 void add_audit(CLI::App& app, Action& action);
 void add_localize(CLI::App& app, Action& action);
 void add_streams(CLI::App& app, Action& action);
-void add_streams_run(CLI::App& streams_verb, Action& action);     // subcommands of streams
+// Subcommands of streams.
+void add_streams_run(CLI::App& streams_verb, Action& action);
+void add_streams_import(CLI::App& streams_verb, Action& action);
 
 // ---- Shared by the verbs
 

@@ -142,6 +142,7 @@ void add_streams(CLI::App& app, Action& action) {
   sub->add_option("--edge", a->edge, "Two operations: A->B")->required()->type_name("A->B");
   sub->callback([a, &action] { action = [a] { return explain(*a); }; });
   add_streams_run(*verb, action);
+  add_streams_import(*verb, action);
 }
 
 }  // namespace moecheck::harness

@@ -20,6 +20,9 @@ Glm4Moe glm4_options(const BlockOptions& o) {
   m.dual = v != "sound" || decide(o.policy, o.state).dual;
   m.capturing = o.state.capturing;
   m.scale_outside = scales_outside(m.dual ? ScaleGate::kDualFixed : ScaleGate::kSingle, o.platform);
+  m.declares_overlap = m.dual;
+  if (v == "dropped_gate") m.dual = makes_alt_stream(AltStreamGate::kCuda, {false, true, o.platform.aiter});
+  if (v == "double_scaling") m.scale_outside = scales_outside(ScaleGate::kDualMain, o.platform);
   if (v == "no_fork") m.fork = Fork::kNone;
   if (v == "late_fork") m.fork = Fork::kLate;
   if (v == "no_join") m.join = Join::kNone;
@@ -84,6 +87,15 @@ const std::vector<Block>& blocks() {
         {"no_fork", "alt does not wait for cur: the remedy of a review of sglang#13778", "race h RAW"},
         {"late_fork", "the fork behind the shared experts: right, and serial in disguise", "no overlap"},
         {"no_join", "cur does not wait for alt", "race y RAW WAW"},
+        {"dropped_gate",
+         "on HIP, where a merge left CUDA alone in the gate of the second stream: nothing fails, nothing "
+         "overlaps",
+         "no overlap"},
+        {"double_scaling",
+         "with --platform hip-aiter the dual branch multiplies by routed_scaling_factor once more (`not "
+         "_is_cuda`): in "
+         "order, and wrong in `streams run --case`",
+         "clean"},
         {"in_place",
          "experts write into hidden_states, which the shared experts read (sglang#10352, vllm#28939)",
          "race h WAR"},

@@ -53,6 +53,7 @@ enum class Scratch : std::uint8_t { kNone, kDevice, kStream };
 // scaling M on alt; cur waits for alt; add A, all-reduce R on cur. Before it the producer P of h, behind it the next writer N.
 struct Glm4Moe {
   bool dual = true, capturing = false;
+  bool declares_overlap = true;  // of S and E, where E does not write what S reads; without `dual` it is lost
   Fork fork = Fork::kBefore;
   Join join = Join::kLate;
   bool scale_outside = false;

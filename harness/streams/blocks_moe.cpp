@@ -77,7 +77,7 @@ StreamProgram glm4_moe(const Glm4Moe& o) {
     p.end_capture(cur);
     p.launch_graph(graph, cur);
   }
-  if (o.dual && !in_place) p.overlaps.emplace_back(s, e);
+  if (o.declares_overlap && !in_place) p.overlaps.emplace_back(s, e);
   return p;
 }
 

@@ -11,6 +11,7 @@
 #include "harness/case.h"
 #include "harness/random.h"
 #include "harness/streams/captured_graph.h"
+#include "harness/streams/program_blocks.h"
 #include "reference/stream_capture.h"
 
 namespace moecheck::harness::streams {
@@ -21,121 +22,9 @@ using reference::StepKind;
 using reference::StreamProgram;
 using reference::StreamStep;
 
-constexpr std::int64_t kMostBytes = std::int64_t{256} << 20;
+constexpr std::int64_t kMostBytes = std::int64_t{2} << 30;
 
 std::size_t at(int i) { return static_cast<std::size_t>(i); }
-
-// Numbers that only names decide, so that they are the same in a program with other steps.
-std::uint64_t number_of(const std::string& name) { return Random(1, name).bits(0); }
-
-int root_of(const StreamProgram& p, int buffer) {
-  while (p.buffers[at(buffer)].base >= 0) buffer = p.buffers[at(buffer)].base;
-  return buffer;
-}
-
-// The memory of a program. Blocks live as long as it does.
-class Blocks {
- public:
-  Blocks(const StreamProgram& p, gpu::Runtime& runtime, const OperationBody& body, bool serial)
-      : p_(p), runtime_(runtime), serial_(serial), now_(p.buffers.size()), own_(p.buffers.size()) {
-    for (std::size_t b = 0; b < p.buffers.size(); ++b) {
-      if (p.buffers[b].base >= 0) continue;
-      own_[b] = allocate(p.buffers[b].bytes);
-      std::optional<std::vector<std::byte>> bytes = body.initial(p.buffers[b]);
-      if (!bytes) bytes = default_bytes(p.buffers[b]);
-      bytes->resize(static_cast<std::size_t>(p.buffers[b].bytes));
-      runtime.copy_in(own_[b], bytes->data(), bytes->size());
-      now_[b] = own_[b];
-    }
-    for (const StreamStep& s : p.steps)
-      if (s.kind == StepKind::kAlloc && !serial) now_[at(root_of(p, s.buffer))] = nullptr;
-  }
-
-  std::byte* allocate(std::int64_t bytes) {
-    auto* const data =
-        static_cast<std::byte*>(memory_.emplace_back(runtime_, static_cast<std::size_t>(bytes)).data());
-    return data;
-  }
-
-  void alloc(const StreamStep& s, int graph) {
-    const int b = root_of(p_, s.buffer);
-    std::vector<Freed>& pool = pools_[{p_.buffers[at(b)].stream, graph}];
-    const auto fits = [&](const Freed& f) {
-      return s.reuses >= 0 ? f.buffer == root_of(p_, s.reuses) : f.bytes == p_.buffers[at(b)].bytes;
-    };
-    const auto found = std::find_if(pool.rbegin(), pool.rend(), fits);
-    now_[at(b)] = found == pool.rend() ? own_[at(b)] : found->data;
-    if (found != pool.rend()) pool.erase(std::next(found).base());
-  }
-  void free(const StreamStep& s, int graph) {
-    const int b = root_of(p_, s.buffer);
-    std::byte* const data = std::exchange(now_[at(b)], nullptr);
-    const std::int64_t bytes = p_.buffers[at(b)].bytes;
-    if (p_.buffers[at(b)].stream < 0) {
-      poison(data, bytes);
-    } else if (!recorded_.contains(b)) {
-      pools_[{p_.buffers[at(b)].stream, graph}].push_back({b, bytes, data});
-    }
-  }
-  void record_stream(const StreamStep& s) {
-    const int b = root_of(p_, s.buffer);
-    if (s.stream != p_.buffers[at(b)].stream) recorded_.insert(b);
-  }
-
-  BoundRange bind(const ByteRange& r) {
-    std::int64_t offset = r.begin;
-    int b = r.buffer;
-    for (; p_.buffers[at(b)].base >= 0; b = p_.buffers[at(b)].base) offset += p_.buffers[at(b)].offset;
-    std::byte* data = now_[at(b)];
-    if (data == nullptr) {  // a dead pointer
-      std::byte*& dead = dead_[b];
-      if (dead == nullptr) {
-        dead = allocate(p_.buffers[at(b)].bytes);
-        poison(dead, p_.buffers[at(b)].bytes);
-      }
-      data = dead;
-    }
-    return {data + offset, r.end - r.begin};
-  }
-
-  // Of the buffers that live.
-  std::map<int, std::vector<std::byte>> contents() const {
-    std::map<int, std::vector<std::byte>> all;
-    for (std::size_t b = 0; b < now_.size(); ++b) {
-      if (now_[b] == nullptr) continue;
-      std::vector<std::byte>& bytes = all[static_cast<int>(b)];
-      bytes.resize(static_cast<std::size_t>(p_.buffers[b].bytes));
-      runtime_.copy_out(bytes.data(), now_[b], bytes.size());
-    }
-    return all;
-  }
-
- private:
-  struct Freed {
-    int buffer;
-    std::int64_t bytes;
-    std::byte* data;
-  };
-  std::vector<std::byte> default_bytes(const reference::ProgramBuffer& b) const {
-    std::vector<std::byte> bytes(static_cast<std::size_t>(b.bytes));
-    const std::uint64_t seed = number_of(b.name);
-    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(mix64(i ^ seed) >> 56);
-    return bytes;
-  }
-  void poison(std::byte* data, std::int64_t bytes) {
-    const std::vector<std::byte> ones(static_cast<std::size_t>(bytes), std::byte{0xFF});
-    runtime_.copy_in(data, ones.data(), ones.size());
-  }
-
-  const StreamProgram& p_;
-  gpu::Runtime& runtime_;
-  bool serial_;
-  std::deque<gpu::Memory> memory_;
-  std::vector<std::byte*> now_, own_;  // of buffers that are no views
-  std::map<int, std::byte*> dead_;
-  std::map<std::pair<int, int>, std::vector<Freed>> pools_;  // of (stream, capture)
-  std::set<int> recorded_;
-};
 
 class Execution {
  public:
@@ -369,7 +258,7 @@ class Execution {
   OperationBody& body_;
   const ExecuteOptions& o_;
   reference::CaptureFacts facts_;
-  Blocks blocks_;
+  ProgramBlocks blocks_;
   gpu::Memory digests_;
   std::vector<gpu::Stream> streams_;
   std::vector<gpu::Event> events_, made_;
@@ -385,39 +274,6 @@ class Execution {
   Outcome out_;
 };
 
-class Probe final : public OperationBody {
- public:
-  void launch(const BoundOperation& op, const StreamKernels& kernels, gpu::Runtime&) override {
-    if (!op.reads.empty()) absorb(op, op.reads, kernels);
-    const std::uint64_t salt = number_of(op.operation().name);
-    emit(op, op.scratch, kernels, salt);
-    absorb(op, op.scratch, kernels);
-    emit(op, op.writes, kernels, salt + 1);
-  }
-
- private:
-  template <class Each>
-  static void in_groups(const std::vector<BoundRange>& all, Each&& each) {
-    for (std::size_t i = 0; i < all.size();) {
-      gpu::ProbeRanges group;
-      for (; i < all.size() && group.count < gpu::kProbeRanges; ++i) {
-        group.data[group.count] = reinterpret_cast<unsigned char*>(all[i].data);
-        group.bytes[group.count++] = all[i].bytes;
-      }
-      each(group);
-    }
-  }
-  static void absorb(const BoundOperation& op, const std::vector<BoundRange>& all,
-                     const StreamKernels& kernels) {
-    in_groups(all, [&](const gpu::ProbeRanges& group) { kernels.absorb(group, op.digest, op.stream); });
-  }
-  static void emit(const BoundOperation& op, const std::vector<BoundRange>& all, const StreamKernels& kernels,
-                   std::uint64_t salt) {
-    in_groups(all,
-              [&](const gpu::ProbeRanges& group) { kernels.emit(group, op.digest, salt += 2, op.stream); });
-  }
-};
-
 }  // namespace
 
 void require_executable(const StreamProgram& p) {
@@ -431,9 +287,9 @@ void require_executable(const StreamProgram& p) {
     if (b.base < 0) bytes = b.bytes > kMostBytes - bytes ? kMostBytes + 1 : bytes + b.bytes;
   if (bytes > kMostBytes)
     throw UsageError(
-        fmt::format("the buffers have more than {} MiB, the most that is executed: make them smaller, in "
+        fmt::format("the buffers have more than {} GiB, the most that is executed: make them smaller, in "
                     "proportion; only which bytes overlap matters",
-                    kMostBytes >> 20));
+                    kMostBytes >> 30));
   for (std::size_t i = 0; i < p.steps.size(); ++i)
     for (const int a : p.steps[i].after)
       if (at(a) >= i)
@@ -441,15 +297,6 @@ void require_executable(const StreamProgram& p) {
             fmt::format("{} comes after {}, which is further down: put the steps in an order that the host "
                         "could launch them in",
                         p.steps[i].name, p.steps[at(a)].name));
-}
-
-std::optional<std::vector<std::byte>> OperationBody::initial(const reference::ProgramBuffer&) const {
-  return std::nullopt;
-}
-
-OperationBody& probe() {
-  static Probe body;
-  return body;
 }
 
 Outcome execute(const StreamProgram& program, StreamDevice& device, OperationBody& body,

@@ -14,7 +14,7 @@
 // capture has pools of its own; record_stream for another stream than the pool's keeps the block to the end. A buffer that is freed
 // without a pool, and what an operation of a dead buffer gets, holds 0xFF.
 //
-// Executed are programs of non-blocking streams with at most 256 MiB of buffers; `after` names earlier operations. Others are
+// Executed are programs of non-blocking streams with at most 2 GiB of buffers; `after` names earlier operations. Others are
 // refused (UsageError). An error of the device, of a capture for example, is the outcome's `error`.
 #include <cstdint>
 #include <functional>
@@ -74,9 +74,10 @@ struct GraphDifference {
 };
 
 struct Outcome {
-  std::string error;                            // "" or what the device refused; the rest is then empty
-  std::map<int, std::vector<std::byte>> bytes;  // of each buffer that is no view and lives at the end
-  std::vector<std::uint64_t> digests;           // of each step
+  std::string error;  // "" or what the device refused; the rest is then empty
+  std::map<int, std::vector<std::byte>>
+      bytes;                           // of each buffer that is no view, is written and lives at the end
+  std::vector<std::uint64_t> digests;  // of each step
   std::vector<GraphDifference> graph;
   int graph_nodes = 0, graph_edges = 0;  // of all graphs
   std::vector<double> begin,

@@ -84,7 +84,8 @@ std::string wait_text(const StreamProgram& p, const CheckedStreams& c, const Nod
   else if (w.use == WaitUse::kNeededByCapture)
     text = w.code == 0 ? "without it, work is not captured" : "without it the capture fails";
   else if (w.use == WaitUse::kCostsOverlap)
-    text = fmt::format("no data need it: without it {} and {} could run at the same time",
+    text = fmt::format("{}: without it {} and {} could run at the same time",
+                       p.buffers.empty() && p.scratch.empty() ? "the program declares no data" : "no data need it",
                        names.step(w.first), names.step(w.second));
   else if (!w.path.empty())
     text = fmt::format("the order is there already: {}", names.path(w.path));
