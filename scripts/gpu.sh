@@ -3,10 +3,10 @@
 #   scripts/gpu.sh DIR                        builds the preset cuda first (nvcc, and the packages of scripts/test.sh)
 #   MOECHECK=./moecheck scripts/gpu.sh DIR    a binary that was built elsewhere
 # Writes JSON into DIR: what reports/gpu/ holds. Exits with 1 when a check failed or a sanitizer found something.
-# PARTS chooses among: suites sanitizers bench. JOBS: worker processes (all hardware threads).
+# PARTS chooses among: suites sanitizers bench streams. JOBS: worker processes (all hardware threads).
 set -uo pipefail
 out=${1:?usage: scripts/gpu.sh DIR}
-parts=${PARTS:-suites sanitizers bench}
+parts=${PARTS:-suites sanitizers bench streams}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 if [ -z "${MOECHECK:-}" ]; then
@@ -50,5 +50,34 @@ fi
 
 if [[ $parts == *bench* ]]; then
   "$MOECHECK" bench operators --cases "$(dirname "$0")/gpu_bench.txt" --impl cuda --seconds 0.2 --json "$out/bench.json" | tee "$out/bench.txt" || failed=1
+fi
+
+if [[ $parts == *streams* ]]; then
+  {
+    say() { echo; echo "\$ moecheck $*"; "$MOECHECK" "$@"; }
+    block="moe_block tokens=16 experts=32 topk=4 hidden=512 intermediate=128"
+    for mode in "" --capturing; do
+      for platform in cuda hip hip-aiter; do
+        say streams run glm4_moe --impl cuda --orders 40 --platform $platform $mode --case "$block" || failed=1
+      done
+    done
+    # Each of these is wrong: exit code 1 is what is expected.
+    for variant in no_fork no_join in_place device_scratch freed recorded_wrong double_scaling late_clone unjoined_capture outside_event; do
+      say streams run glm4_moe --impl cuda --orders 40 --delay 2000 --variant $variant --platform hip-aiter --case "$block" && { echo "NOT SEEN: $variant"; failed=1; }
+    done
+    # GLM-4.5-Air on one of eight tensor-parallel ranks: 128 experts of 8, hidden 4096, intermediate 1408 / 8.
+    for mode in "" --capturing; do
+      for tokens in 1 16 64 256; do
+        say streams overlap glm4_moe --impl cuda --repeats 7 $mode \
+          --case "moe_block tokens=$tokens experts=128 topk=8 hidden=4096 intermediate=176" || failed=1
+      done
+      say streams overlap glm4_moe --impl cuda --repeats 7 $mode --variant late_fork \
+        --case "moe_block tokens=16 experts=128 topk=8 hidden=4096 intermediate=176" && { echo "NOT SEEN: late_fork"; failed=1; }
+      for block_name in mla_prepare indexer deepseek_moe; do say streams overlap $block_name --impl cuda --repeats 7 $mode || failed=1; done
+    done
+    say streams overlap two_batch --impl cuda --repeats 7 || failed=1
+  } >"$out/streams.txt" 2>&1
+  "$MOECHECK" streams edges --impl cuda --orders 12 --delay 200 >"$out/streams_edges.md" || failed=1
+  tail -n 2 "$out/streams_edges.md"
 fi
 exit $failed

@@ -66,7 +66,7 @@ Runnable real_block(const RunArguments& a) {
   streams::Glm4Moe m = streams::glm4_options(o), single = m;
   m.bytes = single.bytes = r.moe->bytes(streams::make_stream_device(a.trial.device, 0)->kernels());
   if (m.scratch == streams::Scratch::kNone) m.scratch = single.scratch = streams::Scratch::kStream;
-  single.dual = single.capturing = false;
+  single.dual = false;
   single.scale_outside = streams::scales_outside(streams::ScaleGate::kSingle, o.platform);
   r.program = streams::glm4_moe(m);
   r.expected = streams::glm4_moe(single);
@@ -238,8 +238,7 @@ int overlap(const RunArguments& a) {
   fmt::print("time      {:.1f} us a run", dual);
   if (r.moe) {
     const double single = time_program(r.expected, *device, r.body(), a.repeats);
-    fmt::print("; on one stream{} {:.1f} us: {:.2f} of it", a.capturing ? ", not captured," : "", single,
-               dual / single);
+    fmt::print("; on one stream {:.1f} us: {:.2f} of it", single, dual / single);
   }
   fmt::print("\n");
   return missed ? kExitFailed : kExitFine;

@@ -20,6 +20,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -47,8 +48,8 @@ struct BoundOperation {
 class OperationBody {
  public:
   virtual ~OperationBody() = default;
-  // What a buffer holds before the first step, at most its bytes. Nothing: bytes made of its name.
-  virtual std::optional<std::vector<std::byte>> initial(const reference::ProgramBuffer& buffer) const;
+  // What a buffer holds before the first step, at most its bytes; the rest, or all of it where this is empty, is made of its name.
+  virtual std::span<const std::byte> initial(const reference::ProgramBuffer&) const { return {}; }
   virtual void launch(const BoundOperation& operation, const StreamKernels& kernels,
                       gpu::Runtime& runtime) = 0;
 };

@@ -67,18 +67,18 @@ MoeRun::MoeRun(Case c) : case_(std::move(c)) {
   // Logits of a few units, so that scores differ.
   const std::int64_t experts = options_.gating.experts, hidden = options_.experts.hidden;
   const DType dtype = options_.experts.dtype;
-  w_gate_.resize(static_cast<std::size_t>(experts * hidden * reference::size_bytes(dtype)));
+  std::vector<std::byte> w_gate(static_cast<std::size_t>(experts * hidden * reference::size_bytes(dtype)));
   const Random random(case_.seed, "w_gate");
   const double scale = 2 / std::sqrt(static_cast<double>(std::max<std::int64_t>(hidden, 1)));
-  const View gate{w_gate_.data(), dtype, Shape(experts, hidden)};
+  const View gate{w_gate.data(), dtype, Shape(experts, hidden)};
   for (std::int64_t i = 0; i < experts * hidden; ++i)
     gate.set(i, scale * random.normal(static_cast<std::uint64_t>(i)));
   gate_.add(gate);
   gate_.add(in.e_score_correction_bias);
-  no_ids_.resize(static_cast<std::size_t>(tokens_) * 4);
+  const std::vector<std::byte> zero_ids(static_cast<std::size_t>(tokens_) * 4);
   for (const ConstView& v :
        {first_of(in.shared_w13), first_of(in.shared_w2), first_of(in.shared_w13_scale),
-        first_of(in.shared_w2_scale), ConstView{no_ids_.data(), DType::kI32, Shape(tokens_, 1)}})
+        first_of(in.shared_w2_scale), ConstView{zero_ids.data(), DType::kI32, Shape(tokens_, 1)}})
     of_shared_.add(v);
   for (const ConstView& v : {in.experts.w13, in.experts.w2, in.experts.w13_scale, in.experts.w2_scale})
     of_experts_.add(v);
@@ -88,15 +88,11 @@ MoeRun::~MoeRun() = default;
 
 void MoeRun::Packed::add(ConstView tensor) {
   tensors.push_back(tensor);
-  offsets.push_back(bytes);
-  if (tensor) bytes = aligned(bytes + bytes_of(tensor));
-}
-
-std::vector<std::byte> MoeRun::Packed::contents() const {
-  std::vector<std::byte> all(bytes);
-  for (std::size_t i = 0; i < tensors.size(); ++i)
-    if (tensors[i]) std::memcpy(all.data() + offsets[i], tensors[i].data, bytes_of(tensors[i]));
-  return all;
+  offsets.push_back(bytes.size());
+  if (!tensor) return;
+  const auto* const from = static_cast<const std::byte*>(tensor.data);
+  bytes.insert(bytes.end(), from, from + bytes_of(tensor));
+  bytes.resize(aligned(bytes.size()));
 }
 
 ConstView MoeRun::Packed::at(const std::byte* data, std::size_t i) const {
@@ -111,24 +107,22 @@ Glm4Moe::Bytes MoeRun::bytes(const StreamKernels& kernels) const {
       1, tokens_ * options_.experts.hidden * reference::size_bytes(options_.experts.dtype));
   b.logits = std::max<std::int64_t>(1, tokens_ * options_.gating.experts * 4);
   b.topk = std::max<std::int64_t>(1, tokens_ * routed_.topk * 8);
-  b.w_gate = signed_of(gate_.bytes);
-  b.w_shared = signed_of(of_shared_.bytes);
-  b.w_experts = signed_of(of_experts_.bytes);
+  b.w_gate = signed_of(gate_.bytes.size());
+  b.w_shared = signed_of(of_shared_.bytes.size());
+  b.w_experts = signed_of(of_experts_.bytes.size());
   const DType weights = of_experts_.tensors[0].dtype;
   b.workspace = signed_of(std::max(kernels.experts_workspace(routed_, weights, tokens_),
                                    kernels.experts_workspace(shared_, weights, tokens_)));
   return b;
 }
 
-std::optional<std::vector<std::byte>> MoeRun::initial(const reference::ProgramBuffer& buffer) const {
-  if (buffer.name == "x") {
-    const Tensor& x = inputs_.at("hidden_states");
-    return std::vector<std::byte>(x.data(), x.data() + x.bytes());
-  }
-  if (buffer.name == "w_gate") return gate_.contents();
-  if (buffer.name == "w_shared") return of_shared_.contents();
-  if (buffer.name == "w_experts") return of_experts_.contents();
-  return std::nullopt;
+std::span<const std::byte> MoeRun::initial(const reference::ProgramBuffer& buffer) const {
+  if (buffer.name == "w_gate") return gate_.bytes;
+  if (buffer.name == "w_shared") return of_shared_.bytes;
+  if (buffer.name == "w_experts") return of_experts_.bytes;
+  if (buffer.name != "x") return {};
+  const Tensor& x = inputs_.at("hidden_states");
+  return {x.data(), x.bytes()};
 }
 
 void MoeRun::launch(const BoundOperation& op, const StreamKernels& kernels, gpu::Runtime& runtime) {

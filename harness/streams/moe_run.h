@@ -33,20 +33,19 @@ class MoeRun final : public OperationBody {
   // Sizes of the program's buffers, and of the workspace for `kernels`.
   Glm4Moe::Bytes bytes(const StreamKernels& kernels) const;
 
-  std::optional<std::vector<std::byte>> initial(const reference::ProgramBuffer& buffer) const override;
+  std::span<const std::byte> initial(const reference::ProgramBuffer& buffer) const override;
   void launch(const BoundOperation& operation, const StreamKernels& kernels, gpu::Runtime& runtime) override;
 
   // y (or out) judged against the reference block, from the router logits that the outcome holds. Nothing where neither is kept.
   std::optional<Record> judge(const reference::StreamProgram& program, const Outcome& outcome) const;
 
  private:
-  // Tensors one behind the other in a buffer, 256 bytes aligned.
+  // Tensors one behind the other, 256 bytes aligned.
   struct Packed {
-    std::vector<reference::ConstView> tensors;  // of the host
+    std::vector<reference::ConstView> tensors;  // their shapes; data is where they came from
     std::vector<std::size_t> offsets;
-    std::size_t bytes = 0;
+    std::vector<std::byte> bytes;
     void add(reference::ConstView tensor);
-    std::vector<std::byte> contents() const;
     reference::ConstView at(const std::byte* data, std::size_t i) const;
   };
   void shared_experts(const BoundOperation& op, const StreamKernels& kernels) const;
@@ -58,7 +57,6 @@ class MoeRun final : public OperationBody {
   reference::MoeBlockOptions options_;
   reference::ExpertsOptions routed_, shared_;
   std::int64_t tokens_ = 0;
-  std::vector<std::byte> w_gate_, no_ids_;
   Packed gate_, of_shared_, of_experts_;
 };
 

@@ -1,7 +1,6 @@
 #include "harness/streams/program_blocks.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "harness/random.h"
 
@@ -26,20 +25,19 @@ std::vector<std::byte> default_bytes(const reference::ProgramBuffer& b) {
 
 std::uint64_t number_of(const std::string& name) { return Random(1, name).bits(0); }
 
-std::optional<std::vector<std::byte>> OperationBody::initial(const reference::ProgramBuffer&) const {
-  return std::nullopt;
-}
-
 ProgramBlocks::ProgramBlocks(const StreamProgram& p, gpu::Runtime& runtime, const OperationBody& body,
                              bool serial)
     : p_(p), runtime_(runtime), now_(p.buffers.size()), own_(p.buffers.size()), written_(p.buffers.size()) {
   for (std::size_t b = 0; b < p.buffers.size(); ++b) {
     if (p.buffers[b].base >= 0) continue;
     own_[b] = allocate(p.buffers[b].bytes);
-    std::optional<std::vector<std::byte>> bytes = body.initial(p.buffers[b]);
-    if (!bytes) bytes = default_bytes(p.buffers[b]);
-    bytes->resize(static_cast<std::size_t>(p.buffers[b].bytes));
-    runtime.copy_in(own_[b], bytes->data(), bytes->size());
+    const std::span<const std::byte> first = body.initial(p.buffers[b]);
+    if (static_cast<std::int64_t>(first.size()) < p.buffers[b].bytes) {
+      const std::vector<std::byte> bytes = default_bytes(p.buffers[b]);
+      runtime.copy_in(own_[b], bytes.data(), bytes.size());
+    }
+    runtime.copy_in(own_[b], first.data(),
+                    std::min(first.size(), static_cast<std::size_t>(p.buffers[b].bytes)));
     now_[b] = own_[b];
   }
   for (const StreamStep& s : p.steps) {
