@@ -34,6 +34,8 @@ libgtest-dev: unit tests
 librapidcheck-dev: property tests
 python3-pytest: tests of the Python package
 python3-numpy: the arrays in them
+libopenmpi-dev: ranks in several processes (optional: without it they are threads)
+openmpi-bin: starts them
 "
 
 installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }

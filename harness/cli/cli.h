@@ -45,6 +45,7 @@ void add_streams(CLI::App& app, Action& action);
 // Subcommands of streams.
 void add_streams_run(CLI::App& streams_verb, Action& action);
 void add_streams_import(CLI::App& streams_verb, Action& action);
+void add_streams_ranks(CLI::App& streams_verb, Action& action);
 
 // ---- Shared by the verbs
 

@@ -143,6 +143,7 @@ void add_streams(CLI::App& app, Action& action) {
   sub->callback([a, &action] { action = [a] { return explain(*a); }; });
   add_streams_run(*verb, action);
   add_streams_import(*verb, action);
+  add_streams_ranks(*verb, action);
 }
 
 }  // namespace moecheck::harness
