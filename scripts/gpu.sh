@@ -76,6 +76,8 @@ if [[ $parts == *streams* ]]; then
       for block_name in mla_prepare indexer deepseek_moe; do say streams overlap $block_name --impl cuda --repeats 7 $mode || failed=1; done
     done
     say streams overlap two_batch --impl cuda --repeats 7 || failed=1
+    echo; echo "\$ compute-sanitizer --tool memcheck moecheck streams run glm4_moe --impl cuda --orders 4 --case \"$block\""
+    compute-sanitizer --tool memcheck --error-exitcode 9 "$MOECHECK" streams run glm4_moe --impl cuda --orders 4 --case "$block" || failed=1
   } >"$out/streams.txt" 2>&1
   "$MOECHECK" streams edges --impl cuda --orders 12 --delay 200 >"$out/streams_edges.md" || failed=1
   tail -n 2 "$out/streams_edges.md"
