@@ -32,6 +32,18 @@ run_threads() {
   setarch "$(uname -m)" -R build/tsan/moecheck check --suite quick --threads 3 --no-shrink
   say "GPU kernels on the host executor (tsan): only barriers order threads, so a missing one is a race"
   setarch "$(uname -m)" -R build/tsan/moecheck check --suite quick --impl gpu-host:w64:reverse --no-shrink --no-relations
+  say "streams and ranks as threads (tsan): a block with its waits has no data race, and one without its join has"
+  local block='moe_block tokens=3 hidden=64 intermediate=32'
+  for options in "--impl cpu" "--impl gpu-host" "--impl gpu-host --capturing"; do
+    setarch "$(uname -m)" -R build/tsan/moecheck streams run glm4_moe $options --orders 3 --case "$block"
+  done
+  setarch "$(uname -m)" -R build/tsan/moecheck streams ranks --ranks 2
+  if setarch "$(uname -m)" -R build/tsan/moecheck streams run glm4_moe --impl cpu --orders 3 --without 'cur.wait(alt)' \
+    --case "$block" >build/tsan/streams.log 2>&1 || ! grep -q "data race" build/tsan/streams.log; then
+    cat build/tsan/streams.log >&2
+    echo "ThreadSanitizer does not see the missing join" >&2
+    exit 1
+  fi
   say "serve and eval (tsan)"
   local results=build/tsan/eval
   rm -rf $results

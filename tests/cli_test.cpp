@@ -68,7 +68,8 @@ TEST_F(Cli, DumpRunJudgeRoundTrip) {
 
 TEST_F(Cli, FaultsOfGpuKernelsAreListedAndChosenByName) {
   EXPECT_NE(moecheck("list faults").text.find("gpu-host!id_weight_pairing"), std::string::npos);
-  const Ran r = moecheck("check gating --fault id_weight_pairing --case 'gating tokens=2' --no-shrink --json " + path("counts"));
+  const Ran r = moecheck(
+      "check gating --fault id_weight_pairing --case 'gating tokens=2' --no-shrink --json " + path("counts"));
   EXPECT_EQ(r.code, 1) << r.text;
   EXPECT_NE(r.text.find("FAIL  gpu-host!id_weight_pairing"), std::string::npos) << r.text;
   std::ifstream in(path("counts"));
@@ -97,6 +98,35 @@ TEST_F(Cli, StreamsShowsRacesAndReadsWhatItWrites) {
   EXPECT_NE(bad.text.find("bad.json"), std::string::npos) << bad.text;
 }
 
+TEST_F(Cli, StreamsRunExecutesBlocksFilesAndRefusesTheRest) {
+  const Ran sound = moecheck("streams run glm4_moe --orders 3 --record " + path("r.json"));
+  EXPECT_EQ(sound.code, 0) << sound.text;
+  EXPECT_EQ(moecheck("streams check " + path("r.json")).code, 0);
+  const Ran graph =
+      moecheck("streams run glm4_moe --orders 2 --capturing --case 'moe_block tokens=3 hidden=16'");
+  EXPECT_EQ(graph.code, 0) << graph.text;
+  EXPECT_NE(graph.text.find("none lost, none gained"), std::string::npos) << graph.text;
+  const Ran without = moecheck("streams run glm4_moe --without 'cur.wait(alt)' --orders 4");
+  EXPECT_EQ(without.code, 1) << without.text;
+  EXPECT_NE(without.text.find("missing   E -> A"), std::string::npos) << without.text;
+  const std::size_t repeat = without.text.find("repeat    moecheck ");
+  ASSERT_NE(repeat, std::string::npos) << without.text;
+  EXPECT_EQ(moecheck(without.text.substr(repeat + 19, without.text.find('\n', repeat) - repeat - 19)).code,
+            1);
+  // A race that one order does not show is a failure all the same.
+  EXPECT_EQ(moecheck("streams run glm4_moe --variant in_place --orders 1").code, 1);
+  ASSERT_EQ(moecheck("streams show glm4_moe --variant no_fork --json " + path("p.json")).code, 1);
+  EXPECT_EQ(moecheck("streams run " + path("p.json")).code, 1);
+  for (const char* bad :
+       {"streams run glm5", "streams run glm4_moe --without x", "streams run glm4_moe --impl gpu",
+        "streams run indexer --case moe_block", "streams run glm4_moe --case 'moe_block n_shared=0'",
+        "streams overlap glm4_moe --impl gpu-host", "streams run /no/such.json"}) {
+    const Ran r = moecheck(bad);
+    EXPECT_EQ(r.code, 2) << bad << r.text;
+    EXPECT_EQ(r.text.find("internal"), std::string::npos) << r.text;
+  }
+}
+
 TEST_F(Cli, GivenValuesThatNoKernelMayReadAreRefused) {
   using moecheck::harness::TensorSet;
   ASSERT_EQ(moecheck("repro 'indexer_cache tokens=4' --dump " + path("d")).code, 0);
@@ -105,7 +135,7 @@ TEST_F(Cli, GivenValuesThatNoKernelMayReadAreRefused) {
   inputs.view("slot_mapping").set_int(2, 1 << 30);
   moecheck::harness::write_safetensors(path("bad"), inputs, metadata);
   for (const std::string& verb : {"judge indexer_cache --outputs " + path("d/expected.safetensors"),
-                                 "run indexer_cache --outputs " + path("o")}) {
+                                  "run indexer_cache --outputs " + path("o")}) {
     const Ran r = moecheck(verb + " --inputs " + path("bad"));
     EXPECT_EQ(r.code, 2) << r.text;
     EXPECT_NE(r.text.find("slot_mapping[2] = 1073741824 lies past the cache"), std::string::npos) << r.text;

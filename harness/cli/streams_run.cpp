@@ -165,25 +165,24 @@ int run(const RunArguments& a) {
   for (const reference::Race& race : checked.report.races)
     races.push_back(checked.order.node(race.first).step);
   const Trial t = streams::try_orders(r.program, r.expected, r.body(), a.trial, races);
-  const bool wrong = t.wrong > 0 || !t.graph.empty();
+  const bool wrong = t.wrong > 0 || !t.graph.empty() || checked.report.wrong();
   fmt::print("{}  {} on {}, {}: ", wrong ? "FAIL" : "PASS", r.program.name, a.trial.device,
              r.moe ? "its own operators" : "probes");
   if (t.wrong == 0)
-    fmt::print("{} orders, each with the serial outcome, bit for bit\n", t.orders);
+    fmt::print("{}, each with the serial outcome, bit for bit{}\n", count(t.orders, "order"),
+               checked.report.wrong() ? ": these do not show what the checker proves" : "");
   else
-    fmt::print("{} of {} orders give another outcome than the serial one\n", t.wrong, t.orders);
+    fmt::print("{} of {} with another outcome than the serial one\n", t.wrong, count(t.orders, "order"));
   fmt::print("{}", graph_text(r.program, t));
   if (!a.record.empty()) record(a, r);
   const bool judged_wrong = r.moe && judge_serial(a, r);
-  if (t.wrong > 0) {
-    fmt::print("first     order {}: {}\n", t.first_wrong, t.what);
-    if (checked.report.wrong())
-      fmt::print("{}", streams::first_error_text(r.program, checked));
-    else
-      fmt::print(
-          "cause     not the order: the program is free of races; compare what the two branches compute\n");
-    fmt::print("repeat    {}\n", repeat_line(a, t.first_wrong));
-  }
+  if (t.wrong > 0) fmt::print("first     order {}: {}\n", t.first_wrong, t.what);
+  if (checked.report.wrong())
+    fmt::print("{}", streams::first_error_text(r.program, checked));
+  else if (t.wrong > 0)
+    fmt::print(
+        "cause     not the order: the program is free of races; compare what the two branches compute\n");
+  if (t.wrong > 0) fmt::print("repeat    {}\n", repeat_line(a, t.first_wrong));
   return wrong || judged_wrong ? kExitFailed : kExitFine;
 }
 
