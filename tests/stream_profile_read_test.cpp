@@ -86,6 +86,30 @@ TEST(StreamProfileFile, CuptiRecords) {
   EXPECT_HAS(refused(text + "{\"kind\":\n"), "t.json:13: ");
 }
 
+// Correlation ids count anew in each process: records of two would be taken for those of one.
+TEST(StreamProfileFile, OneProcess) {
+  const auto record = [](const char* kind, const char* process, std::int64_t id) {
+    return fmt::format(
+        R"({{"kind":"{}","start":1,"end":2,"deviceId":0,"streamId":7,"correlationId":1,"name":"k","{}":{}}})"
+        "\n",
+        kind, process, id);
+  };
+  const auto global = [](std::int64_t process, std::int64_t thread) {
+    return (std::int64_t{1} << 48) + (process << 24) + thread;
+  };
+  const std::string one = record("KERNEL", "globalPid", global(70, 0)) +
+                          record("RUNTIME", "globalTid", global(70, 71)) +
+                          record("RUNTIME", "globalTid", global(70, 99));
+  EXPECT_EQ(refused(one), "accepted");
+  EXPECT_EQ(refused(one + record("NVTX_EVENTS", "globalTid", global(80, 81))), "accepted") << "passed over";
+  for (const char* kind : {"KERNEL", "MEMCPY"})
+    EXPECT_HAS(refused(one + record(kind, "globalPid", global(80, 0))),
+               "is of process 80, and records above are of process 70");
+  EXPECT_HAS(refused(one + record("RUNTIME", "globalTid", global(80, 81))), "t.json:4: globalTid");
+  EXPECT_HAS(refused(record("KERNEL", "pid", 70) + record("KERNEL", "pid", 80)),
+             "Give the records of one alone");
+}
+
 // The command: what it prints, and its exit codes.
 TEST(StreamProfileFile, Command) {
   const std::filesystem::path folder =

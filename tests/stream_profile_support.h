@@ -92,8 +92,9 @@ class TraceBuilder {
 struct SimulatedDevice {
   bool lose_calls = false;  // a third of the launching calls are not in the trace
   bool last_recording =
-      false;            // waits name the last recording of their event in the trace, as older Kinetos do
-  bool events = false;  // recordings are in the trace, as newer Kinetos have it
+      false;                // waits name the last recording of their event in the trace, as older Kinetos do
+  bool events = false;      // recordings are in the trace, as newer Kinetos have it
+  bool names_none = false;  // waits name their event alone, as in torch 2.11
 
   std::string run(const reference::StreamProgram& p, std::mt19937_64& random) {
     using reference::StepKind;
@@ -158,7 +159,7 @@ struct SimulatedDevice {
       trace.sync("Stream Wait Event", w.stream + 7, w.correlation, w.at,
                  fmt::format("\"wait_on_stream\": {}, \"wait_on_cuda_event_record_corr_id\": {}, "
                              "\"wait_on_cuda_event_id\": {}, ",
-                             on.stream + 7, on.correlation, w.event));
+                             names_none ? -1 : on.stream + 7, names_none ? -1 : on.correlation, w.event));
     }
     trace.shuffle(random);
     return trace.json();

@@ -148,43 +148,6 @@ TEST(StreamProfile, RedundantByOrderOnly) {
   EXPECT_HAS(i.text, "redundant, its order is there already: A, stream 20.wait(event of call 11), Z");
 }
 
-TEST(StreamProfile, WithoutSyncRecordsTheWaitsAreCounted) {
-  TraceBuilder t;
-  t.run("P", 7, 0, 10, 20);
-  t.call("cudaEventRecord", 2);
-  t.call("cudaStreamWaitEvent", 3);
-  t.run("G", 20, 6, 21, 30);
-  const Imported i(t.json());
-  EXPECT_FALSE(i.before("P", "G"));
-  EXPECT_TRUE(i.noted("1 wait between streams that the profile does not tell")) << i.text;
-  EXPECT_TRUE(i.noted("enable_cuda_sync_events=True"));
-}
-
-// Older Kinetos name the last recording of the event; a recording behind the wait is never believed.
-TEST(StreamProfile, WaitBeforeItsRecord) {
-  for (const bool told : {true, false}) {
-    TraceBuilder t;
-    t.run("P", 7, 0, 10, 20);
-    const int first = t.call("cudaEventRecord", 2);
-    t.wait(20, 7, first + 4, 4, 5);  // correlation ids: record, wait, G, S, record
-    t.run("G", 20, 6, 21, 30);
-    t.run("S", 7, 8, 22, 60);
-    const int last = t.call("cudaEventRecord", 10);
-    ASSERT_EQ(last, first + 4);
-    t.run("Z", 20, 12, 70, 80);
-    if (told) {
-      t.recording(5, 7, first);
-      t.recording(5, 7, last);
-    }
-    const Imported i(t.json());
-    EXPECT_EQ(i.before("P", "G"), told);
-    EXPECT_FALSE(i.before("S", "G"));
-    EXPECT_FALSE(i.before("S", "Z"));
-    EXPECT_EQ(i.noted("1 wait where the profile named another recording"), told) << i.text;
-    EXPECT_EQ(i.noted("1 wait for a recording that the profile does not name"), !told) << i.text;
-  }
-}
-
 TEST(StreamProfile, LostCallsStandByTheirCorrelation) {
   TraceBuilder t;
   t.run("P", 7, 0, 10, 20);
@@ -255,32 +218,6 @@ TEST(StreamProfile, GraphNodesOfOneStreamThatOverlap) {
   EXPECT_TRUE(i.before("before", "S"));
   EXPECT_TRUE(i.before("S", "after"));
   EXPECT_NEAR(i.measures.several, 26, 1e-6);
-}
-
-TEST(StreamProfile, WaitsInsideOfACaptureAreLeftOut) {
-  TraceBuilder t;
-  t.run("P", 7, 0, 10, 20);
-  t.call("cudaStreamBeginCapture", 1, 0.2);
-  const int recorded = t.call("cudaEventRecord", 2);
-  t.wait(20, 7, recorded, 3);
-  t.call("cudaStreamEndCapture", 5);
-  t.run("G", 20, 6, 11, 30);
-  const Imported i(t.json());
-  EXPECT_FALSE(i.before("P", "G"));
-  EXPECT_TRUE(i.noted("1 wait inside of a capture")) << i.text;
-}
-
-TEST(StreamProfile, HostWaits) {
-  for (const int threads : {1, 2}) {
-    TraceBuilder t;
-    t.run("P", 7, 0, 10, 20);
-    const int c = t.call("cudaDeviceSynchronize", 2, 19);
-    t.sync("Context Sync", -1, c, 2);
-    t.run("G", 20, 22, 30, 40, threads);
-    const Imported i(t.json());
-    EXPECT_EQ(i.before("P", "G"), threads == 1);
-    EXPECT_EQ(i.noted("2 threads launch work: 1 wait of the host left out"), threads == 2) << i.text;
-  }
 }
 
 TEST(StreamProfile, DevicesAndTimes) {

@@ -8,24 +8,28 @@
 //
 // 1. A Chrome trace as Kineto writes it (torch.profiler's export_chrome_trace). Complete events (ph "X"), ts and dur in us:
 //      cat kernel, gpu_memcpy, gpu_memset   args device (or inDevice), stream, correlation; "graph node id" is not 0 in a node of
-//                                           a CUDA graph, whose nodes all have the correlation of the launch
+//                                           a CUDA graph (torch 2.11 does not write it), whose nodes all have the correlation
+//                                           of the launch
 //      cat cuda_runtime, cuda_driver        args correlation; name: the call. It does not say for which stream or event
 //      cat cuda_sync                        args cuda_sync_kind: "Stream Wait Event" (stream waits), "Event Sync", "Stream Sync",
 //                                           "Context Sync" (the host waits); wait_on_stream, wait_on_cuda_event_id and
-//                                           wait_on_cuda_event_record_corr_id: the correlation of the call that recorded
+//                                           wait_on_cuda_event_record_corr_id: the correlation of the call that recorded.
+//                                           -1 as stream and correlation: not known (all waits of torch 2.11 with CUDA 13.0)
 //      cat cuda_event                       args event_id, stream, correlation of a recording call; newer versions only
 //    cuda_sync needs experimental_config=torch._C._profiler._ExperimentalConfig(enable_cuda_sync_events=True). Sources: Kineto's
 //    CuptiActivity.cpp and CuptiActivityProfiler.cpp, torch/profiler/_trace_validator.py. Known there: versions before the fix of
 //    2026 name the *last* record of an event that the profiler saw, also one behind the wait (pytorch/kineto#1318 and the lookup
-//    by correlation that followed); waits on streams without work so far were dropped (#795, #904). HIP traces have calls named
-//    hip... in cuda_runtime and no cuda_sync (by Kineto's source; never seen by us).
+//    by correlation that followed); waits on streams without work so far were dropped (#795, #904). Traces of torch
+//    2.11.0+cu130 on an H100 were read (reports/stream_program.md, "How sure"; profile_assumed.h: what becomes of their waits). HIP
+//    traces have calls named hip... in cuda_runtime and no cuda_sync (by Kineto's source; never seen by us).
 //
 // 2. Records of CUPTI's activity API, one JSON object a line. Nsight Systems' CSV reports name neither the events nor the streams
 //    of waits; its SQLite export does, so the keys are that export's columns: kind (KERNEL, MEMCPY, MEMSET, GRAPH_TRACE, RUNTIME,
 //    DRIVER, SYNCHRONIZATION, CUDA_EVENT), start, end (ns), deviceId, streamId, correlationId, name, graphNodeId, globalTid,
-//    syncType (1 event, 2 stream waits for event, 3 stream, 4 context: cupti_activity.h), eventId, eventSyncId. Other kinds and
-//    keys are passed over. reports/stream_program.md has the commands that write them. Sources: cupti_activity.h of CUDA 13.0 and
-//    the schema in Nsight Systems' user guide.
+//    syncType (1 event, 2 stream waits for event, 3 stream, 4 context: cupti_activity.h), eventId, eventSyncId; globalPid,
+//    processId or pid where they are: all of one process, as ids count anew in each. Other kinds and keys are passed over.
+//    reports/stream_program.md has the commands that write them. Sources: cupti_activity.h of CUDA 13.0 and the schema in Nsight
+//    Systems' user guide.
 #include <cstdint>
 #include <optional>
 #include <string>

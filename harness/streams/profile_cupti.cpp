@@ -1,7 +1,7 @@
 // CUPTI's activity records, one JSON object a line.
 #include <fmt/format.h>
 
-#include <charconv>
+#include <optional>
 #include <unordered_map>
 
 #include "harness/case.h"
@@ -37,12 +37,26 @@ class Records {
     if (kind == "GRAPH_TRACE") return activity(ActivityKind::kGraph, "graph");
     if (kind == "RUNTIME" || kind == "DRIVER") return call();
     if (kind == "SYNCHRONIZATION") return sync();
-    if (kind == "CUDA_EVENT")
-      p_.events.push_back(
-          {id("eventId"), id("eventSyncId", -1), id("deviceId"), id("streamId"), id("correlationId")});
+    if (kind == "CUDA_EVENT") return event();
   }
 
  private:
+  // Nsight's ids: the process is in 24 bits above those of the thread.
+  void one_process() {
+    for (const char* key : {"globalPid", "globalTid", "processId", "pid"}) {
+      if (!has(key)) continue;
+      const std::int64_t said = id(key);
+      const std::int64_t process = key[0] == 'g' ? (said >> 24) & 0xFFFFFF : said;
+      if (!process_) process_ = process;
+      if (*process_ != process)
+        throw UsageError(fmt::format(
+            "{} {} is of process {}, and records above are of process {}: ids of calls, streams and events "
+            "count anew in each process. Give the records of one alone "
+            "(reports/stream_program.md has the condition for Nsight Systems)",
+            key, said, process, *process_));
+    }
+  }
+
   bool has(const char* key) const { return j_->contains(key) && !(*j_)[key].is_null(); }
 
   std::string text(const char* key) const {
@@ -68,6 +82,7 @@ class Records {
   }
 
   void activity(ActivityKind kind, const char* otherwise) {
+    one_process();
     Activity a{kind,
                has("name") ? text("name") : otherwise,
                id("deviceId"),
@@ -80,13 +95,21 @@ class Records {
   }
 
   void call() {
+    one_process();
     const auto [thread, fresh] = threads_.emplace(id("globalTid", 0), p_.threads);
     p_.threads += fresh;
     p_.calls.push_back(
         {without_version(text("name")), id("correlationId"), thread->second, time("start"), end()});
   }
 
+  void event() {
+    one_process();
+    p_.events.push_back(
+        {id("eventId"), id("eventSyncId", -1), id("deviceId"), id("streamId"), id("correlationId")});
+  }
+
   void sync() {
+    one_process();
     SyncRecord s;
     switch (id("syncType")) {
       case 1:
@@ -115,6 +138,7 @@ class Records {
 
   Profile& p_;
   const Json* j_ = nullptr;
+  std::optional<std::int64_t> process_;
   std::unordered_map<std::int64_t, int> threads_;
 };
 

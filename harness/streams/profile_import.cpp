@@ -1,18 +1,16 @@
-// Activities, calls and sync records in the host's order: a stream program.
+// What the host did becomes the steps of a stream program.
 #include "harness/streams/profile_import.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <map>
 #include <set>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "harness/case.h"
+#include "harness/streams/profile_items.h"
 #include "harness/streams/profile_names.h"
-#include "harness/streams/profile_waits.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::streams {
@@ -21,159 +19,46 @@ namespace {
 using reference::StepKind;
 using reference::StreamProgram;
 using reference::StreamStep;
+using Item = HostItem;
 
 constexpr double kMaxClocks = 3e8;  // nodes times streams: 1.2 GB
 
 std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
-// One thing that the host did, before it is a step.
-struct Item {
-  enum class Is : std::uint8_t { kOperation, kGraph, kRecord, kWait, kSync } is{};
-  double time = 0;  // of the call, or where it must have been
-  std::int64_t correlation = 0;
-  std::vector<int> activities;  // of a graph launch all of its nodes
-  std::int64_t device = 0, stream = -1, record = -1;
-};
-
 class Importer {
  public:
   Importer(const Profile& profile, const ImportOptions& options, const std::string& path)
-      : profile_(profile), options_(options), path_(path), calls_(profile), waits_(profile, calls_) {}
+      : path_(path), calls_(profile), in_(host_items(profile, calls_, options, path)) {
+    out_.activities = std::move(in_.activities);
+    out_.notes = std::move(in_.notes);
+    out_.resolution = profile.resolution;
+  }
 
   ImportedProgram run() {
-    select();
-    operations();
-    synchronization();
-    std::stable_sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) {
-      return a.time != b.time ? a.time < b.time : a.correlation < b.correlation;
-    });
     name_streams();
-    for (const Item& item : items_) emit(item);
+    for (const Item& item : in_.items) emit(item);
     check_size();
-    notes();
+    if (late_records_ > 0)
+      out_.notes.push_back(fmt::format("{} called before the record it waits for: left out",
+                                       count(static_cast<std::int64_t>(late_records_), "wait")));
     return std::move(out_);
   }
 
  private:
-  using Key = std::pair<std::int64_t, std::int64_t>;  // device, stream
-
-  void note(std::string text) { out_.notes.push_back(std::move(text)); }
-
-  void select() {
-    std::set<std::int64_t> devices;
-    for (const Activity& a : profile_.activities) {
-      devices.insert(a.device);
-      if ((options_.device && a.device != *options_.device) || (options_.from && a.start < *options_.from) ||
-          (options_.to && a.start >= *options_.to))
-        continue;
-      out_.activities.push_back(a);
-    }
-    out_.resolution = profile_.resolution;
-    std::stable_sort(out_.activities.begin(), out_.activities.end(),
-                     [](const Activity& a, const Activity& b) { return a.start < b.start; });
-    const std::string file = printable(path_);
-    if (devices.empty())
-      throw UsageError(fmt::format(
-          "{}: no kernel, copy or memset of a GPU is in this {}: record with ProfilerActivity.CUDA "
-          "(it has {})",
-          file, profile_.source, count(static_cast<std::int64_t>(profile_.calls.size()), "call")));
-    if (options_.device && !devices.contains(*options_.device))
-      throw UsageError(fmt::format("{}: nothing ran on device {}: --device takes {}", file, *options_.device,
-                                   fmt::join(devices, ", ")));
-    if (out_.activities.empty())
-      throw UsageError(
-          fmt::format("{}: no operation starts in this time: widen --from and --to (microseconds "
-                      "since the first time in the profile)",
-                      file));
-    several_devices_ = devices.size() > 1 && !options_.device;
-  }
-
-  void operations() {
-    std::map<std::int64_t, std::vector<int>> launches;
-    for (int i = 0; i < static_cast<int>(out_.activities.size()); ++i) {
-      const Activity& a = out_.activities[index(i)];
-      const HostCall* call = calls_.find(a.correlation);
-      if (call != nullptr) threads_.insert(call->thread);
-      if (call == nullptr) ++lost_;
-      busy_.insert({a.device, a.stream});
-      if (a.correlation != 0 && (a.of_graph || (call != nullptr && is_call(*call, "GraphLaunch")))) {
-        if (a.kind != ActivityKind::kGraph) {
-          launches[a.correlation].push_back(i);
-          continue;
-        }
-      }
-      if (a.correlation != 0 && !single_.insert(a.correlation).second) ++shared_;
-      alone_.insert({a.device, a.stream});
-      items_.push_back({Item::Is::kOperation,
-                        calls_.place(a.correlation, a.start),
-                        a.correlation,
-                        {i},
-                        a.device,
-                        a.stream,
-                        -1});
-    }
-    for (auto& [correlation, nodes] : launches) {
-      const Activity& first = out_.activities[index(nodes.front())];
-      Item item{Item::Is::kGraph,
-                calls_.place(correlation, first.start),
-                correlation,
-                std::move(nodes),
-                first.device,
-                first.stream,
-                -1};
-      items_.push_back(std::move(item));
-    }
-    graphs_ = launches.size();
-  }
-
-  void synchronization() {
-    std::set<std::int64_t> recorded;
-    for (const ResolvedSync& s : waits_.resolved()) {
-      if (options_.device && s.device != *options_.device) continue;
-      if (s.kind == SyncKind::kWaitEvent || s.kind == SyncKind::kHostEvent) {
-        if (options_.device && s.record_device != *options_.device) {
-          ++foreign_;
-          continue;
-        }
-        if (recorded.insert(s.record).second)
-          items_.push_back({Item::Is::kRecord,
-                            calls_.place(s.record, s.start),
-                            s.record,
-                            {},
-                            s.record_device,
-                            s.record_stream,
-                            s.record});
-      }
-      const bool waits = s.kind == SyncKind::kWaitEvent;
-      if (const HostCall* call = calls_.find(s.correlation); call != nullptr && waits)
-        threads_.insert(call->thread);
-      items_.push_back({waits ? Item::Is::kWait : Item::Is::kSync,
-                        calls_.place(s.correlation, s.start),
-                        s.correlation,
-                        {},
-                        s.device,
-                        s.stream,
-                        s.record});
-    }
-    if (threads_.size() <= 1) return;
-    std::erase_if(items_, [&](const Item& i) {
-      dropped_syncs_ += i.is == Item::Is::kSync;
-      return i.is == Item::Is::kSync;
-    });
-  }
+  using Key = StreamKey;
 
   // Streams in the order of their numbers; inner lanes of graphs are made when their graph is launched.
   void name_streams() {
-    std::set<Key> keys = alone_;
-    for (const Item& i : items_) {
+    std::set<Key> keys = in_.alone;
+    for (const Item& i : in_.items) {
       if (i.is == Item::Is::kGraph) keys.insert({i.device, launch_stream(i)});
       if (i.stream >= 0 && i.is != Item::Is::kGraph) keys.insert({i.device, i.stream});
     }
     for (const Key& key : keys) stream(key, "");
   }
   std::string stream_name(const Key& key) const {
-    return several_devices_ ? fmt::format("device {} stream {}", key.first, key.second)
-                            : fmt::format("stream {}", key.second);
+    return in_.several_devices ? fmt::format("device {} stream {}", key.first, key.second)
+                               : fmt::format("stream {}", key.second);
   }
   int stream(const Key& key, const std::string& suffix) {
     const auto [found, fresh] = streams_.emplace(stream_name(key) + suffix, -1);
@@ -184,7 +69,7 @@ class Importer {
   // The stream among its nodes' that has other work, else that of its first node.
   std::int64_t launch_stream(const Item& launch) const {
     for (const int a : launch.activities)
-      if (const Activity& node = out_.activities[index(a)]; alone_.contains({node.device, node.stream}))
+      if (const Activity& node = out_.activities[index(a)]; in_.alone.contains({node.device, node.stream}))
         return node.stream;
     return launch.stream;
   }
@@ -206,7 +91,7 @@ class Importer {
         step.kind = StepKind::kRecord;
         step.stream = stream({item.device, item.stream}, "");
         step.event = event(item.record);
-        return add(std::move(step), item);
+        return add(std::move(step), item, -1, item.assumed);
       case Item::Is::kWait:
         if (!events_.contains(item.record)) {  // several threads: the record's call came later
           ++late_records_;
@@ -215,7 +100,7 @@ class Importer {
         step.kind = StepKind::kWait;
         step.stream = stream({item.device, item.stream}, "");
         step.event = event(item.record);
-        return add(std::move(step), item);
+        return add(std::move(step), item, -1, item.assumed);
       case Item::Is::kSync:
         return host_sync(item);
     }
@@ -274,8 +159,8 @@ class Importer {
       step.stream = stream({item.device, item.stream}, "");
       return add(std::move(step), item);
     }
-    if (!several_devices_) return add(std::move(step), item);
-    for (const Key& key : busy_) {  // the streams of this device alone; graphs end on one of them
+    if (!in_.several_devices) return add(std::move(step), item);
+    for (const Key& key : in_.busy) {  // the streams of this device alone; graphs end on one of them
       const auto found = streams_.find(stream_name(key));
       if (key.first != item.device || found == streams_.end()) continue;
       step.stream = found->second;
@@ -299,49 +184,14 @@ class Importer {
                       printable(path_), out_.program.steps.size(), out_.program.streams.size()));
   }
 
-  void notes() {
-    const auto times = [](std::size_t n, std::string_view what) {
-      return count(static_cast<std::int64_t>(n), what);
-    };
-    if (lost_ > 0)
-      note(fmt::format("{} without a launching call: put behind the calls with lower correlation ids",
-                       times(lost_, "operation")));
-    if (shared_ > 0)
-      note(fmt::format("{} with the correlation id of an earlier one, of no graph launch: put beside it",
-                       times(shared_, "operation")));
-    if (calls_.repeated() > 0)
-      note(fmt::format("{} with the correlation id of another: the earlier one counts",
-                       times(calls_.repeated(), "call")));
-    for (std::string& text : waits_.notes()) note(std::move(text));
-    if (foreign_ > 0) note(fmt::format("{} for events of other devices: left out", times(foreign_, "wait")));
-    if (late_records_ > 0)
-      note(fmt::format("{} called before the record it waits for: left out", times(late_records_, "wait")));
-    if (graphs_ > 0)
-      note(fmt::format(
-          "{} of graphs: assumed to be on a stream of their nodes; edges between nodes are not in a "
-          "profile",
-          graphs_ == 1 ? std::string("1 launch") : fmt::format("{} launches", graphs_)));
-    if (threads_.size() > 1)
-      note(fmt::format("{} launch work: {} of the host left out, as each holds back one thread alone",
-                       times(threads_.size(), "thread"), times(dropped_syncs_, "wait")));
-    if (several_devices_) note("several devices: --device looks at one");
-  }
-
-  const Profile& profile_;
-  const ImportOptions& options_;
   const std::string& path_;
-  CallIndex calls_;
-  WaitResolver waits_;
+  const CallIndex calls_;
+  HostItems in_;
   ImportedProgram out_;
-  std::vector<Item> items_;
-  std::set<Key> busy_, alone_;  // streams with operations; with operations that are no nodes of graphs
-  std::set<int> threads_;
-  std::unordered_set<std::int64_t> single_;
   std::unordered_map<std::string, int> streams_;
   std::unordered_map<std::int64_t, int> events_;
   UniqueNames names_;
-  bool several_devices_ = false;
-  std::size_t lost_ = 0, shared_ = 0, graphs_ = 0, foreign_ = 0, late_records_ = 0, dropped_syncs_ = 0;
+  std::size_t late_records_ = 0;
 };
 
 }  // namespace

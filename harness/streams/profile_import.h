@@ -9,7 +9,8 @@
 //                  missing: behind the calls with lower ids, which count up. Names are short; "gemm#2" is the second "gemm"
 //   record         of the call that the wait's record names: a snapshot of the stream at *that* call, not at the wait
 //   wait           at its own call. A profile that names a record behind the wait (profile.h) is corrected where event
-//                  records tell; a wait whose record cannot be found is left out and counted
+//                  records tell. A profile that names none: *assumed* as profile_assumed.h says. What is open
+//                  then is left out and counted
 //   host_sync      where one thread launches all there is; with several threads a wait of one holds back that one alone, which
 //                  a program cannot say: left out and counted
 //   graph launch   the nodes share the launch's correlation id. *Assumed*: it is on the stream among theirs that has other
@@ -41,7 +42,7 @@ struct StepOrigin {
   int activity = -1;             // of an operation: its number in `activities`
   std::int64_t correlation = 0;  // of the call that made it
   double called = -1;            // when that call started, in us; -1: the call is not in the profile
-  bool assumed = false;          // an edge into or out of a graph launch
+  bool assumed = false;  // an edge of a graph launch; a wait or record that profile_assumed.h inferred
 };
 
 struct ImportedProgram {
@@ -55,7 +56,7 @@ struct ImportedProgram {
 // Throws UsageError where nothing is left to look at, or too much.
 ImportedProgram import_profile(const Profile& profile, const ImportOptions& options, const std::string& path);
 
-// moecheck.stream_program/1, with "x-start" (us) in each operation.
+// moecheck.stream_program/1, with "x-start" (us) in each operation and "x-assumed": true in assumed steps.
 std::string imported_json(const ImportedProgram& imported);
 
 // ---- What was measured

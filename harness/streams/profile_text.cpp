@@ -105,8 +105,8 @@ class Writer {
   }
 
   void wait(const WaitMeasure& w) {
-    put(out_, "wait      {} for {} ({}), ahead of {}: ", stream_of(w.step), names_.step(w.awaited),
-        stream_of(w.awaited), names_.step(w.behind));
+    put(out_, "wait      {} for {} ({}{}), ahead of {}: ", stream_of(w.step), names_.step(w.awaited),
+        stream_of(w.awaited), in_.origins[index(w.step)].assumed ? ", assumed" : "", names_.step(w.behind));
     const std::string gap = w.ahead < 0 ? "" : fmt::format(", in a gap of {:.2f} us", w.gap);
     if (w.effect == WaitEffect::kHeld)
       put(out_, "held {:.2f} us{}", w.held, gap);
@@ -123,10 +123,13 @@ class Writer {
       out_ += "order     no operation ran against the program's order\n";
       return;
     }
+    const bool assumed =
+        std::any_of(in_.origins.begin(), in_.origins.end(), [](const StepOrigin& o) { return o.assumed; });
     put(out_,
-        "order     {} ran against the program's order: the profile was misread, or does not tell the truth; "
+        "order     {} ran against the program's order: the profile was misread, {}or does not tell the "
+        "truth; "
         "believe no line above\n",
-        count(m_.contradiction_count, "pair"));
+        count(m_.contradiction_count, "pair"), assumed ? "what is assumed is wrong, " : "");
     for (std::size_t i = 0; i < m_.contradictions.size() && i < kShown; ++i) {
       const Contradiction& c = m_.contradictions[i];
       put(out_, "  {} ({}) should be over before {} ({}), which {} {:.2f} us too early: {}\n",
@@ -162,9 +165,11 @@ std::string imported_json(const ImportedProgram& in) {
     std::string line = text.substr(at, end - at);
     at = end + 1;
     if (steps && line.starts_with("  {") && step < in.origins.size()) {
-      const int a = in.origins[step++].activity;
-      if (a >= 0)
-        line.insert(line.rfind('}'), ",\"x-start\":" + nlohmann::json(in.activities[index(a)].start).dump());
+      const StepOrigin& o = in.origins[step++];
+      if (o.activity >= 0)
+        line.insert(line.rfind('}'),
+                    ",\"x-start\":" + nlohmann::json(in.activities[index(o.activity)].start).dump());
+      if (o.assumed) line.insert(line.rfind('}'), ",\"x-assumed\":true");
     }
     steps = steps || line.starts_with(" \"steps\": [");
     out += line + '\n';

@@ -2,60 +2,31 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <limits>
 #include <set>
-#include <unordered_map>
 
 #include "harness/text.h"
 
 namespace moecheck::harness::streams {
 
-bool is_call(const HostCall& call, std::string_view what) {
-  for (const std::string_view prefix : {"cuda", "cu", "hip"})
-    if (std::string_view(call.name).starts_with(prefix) &&
-        std::string_view(call.name).substr(prefix.size()).starts_with(what))
-      return true;
-  return false;
-}
-
-CallIndex::CallIndex(const Profile& profile) {
-  for (const HostCall& c : profile.calls) {
-    if (c.correlation == 0) continue;
-    const auto [found, fresh] = calls_.emplace(c.correlation, &c);
-    if (fresh) continue;
-    ++repeated_;
-    if (c.start < found->second->start) found->second = &c;
-  }
-}
-
-const HostCall* CallIndex::find(std::int64_t correlation) const {
-  const auto found = calls_.find(correlation);
-  return found == calls_.end() ? nullptr : found->second;
-}
-
-double CallIndex::place(std::int64_t correlation, double otherwise) const {
-  if (correlation == 0 || calls_.empty()) return otherwise;
-  auto after = calls_.upper_bound(correlation);
-  return after == calls_.begin() ? -std::numeric_limits<double>::infinity() : std::prev(after)->second->start;
-}
-
 WaitResolver::WaitResolver(const Profile& profile, const CallIndex& calls)
-    : profile_(profile), calls_(calls) {
+    : profile_(profile),
+      calls_(calls),
+      captures_(profile),
+      assumed_(assume_records(profile, calls, captures_)) {
   for (const EventRecord& e : profile.events) {
     recordings_[{e.device, e.event}].emplace(e.correlation, &e);
     by_call_.emplace(e.correlation, &e);
     if (e.sync_id > 0) by_sync_id_.emplace(e.sync_id, &e);
   }
-  find_captures();
   for (const SyncRecord& said : profile.syncs) {
-    ResolvedSync s{said.kind, said.device, said.stream, said.correlation, -1, said.device, -1, said.start};
-    if (captured(said)) {
+    ResolvedSync s{said.kind, said.device, said.stream, said.correlation, -1, said.device,
+                   -1,        said.start,  false};
+    if (captured(said.correlation)) {
       ++captured_;
       continue;
     }
     const bool of_event = said.kind == SyncKind::kWaitEvent || said.kind == SyncKind::kHostEvent;
-    if (of_event && !resolve_record(said, s)) {
+    if (of_event && !resolve_record(said, s) && !assume_record(s)) {
       ++unresolved_;
       continue;
     }
@@ -90,24 +61,21 @@ bool WaitResolver::resolve_record(const SyncRecord& said, ResolvedSync& s) {
   return s.record_stream >= 0;
 }
 
-void WaitResolver::find_captures() {
-  std::vector<const HostCall*> ends;
-  for (const HostCall& c : profile_.calls)
-    if (is_call(c, "StreamEndCapture")) ends.push_back(&c);
-  for (const HostCall& c : profile_.calls) {
-    if (!is_call(c, "StreamBeginCapture")) continue;
-    double end = std::numeric_limits<double>::infinity();
-    for (const HostCall* e : ends)
-      if (e->thread == c.thread && e->start > c.start) end = std::min(end, e->start);
-    captures_.push_back({c.thread, c.start, end});
-  }
+// Recordings are assumed for waits alone, which name none.
+bool WaitResolver::assume_record(ResolvedSync& s) {
+  const auto found = assumed_.of_wait.find(s.correlation);
+  if (s.kind != SyncKind::kWaitEvent || found == assumed_.of_wait.end()) return false;
+  s.record = found->second.correlation;
+  s.record_device = found->second.device;
+  s.record_stream = found->second.stream;
+  s.assumed = true;
+  ++(found->second.apart ? assumed_apart_ : assumed_directly_);
+  return true;
 }
 
-bool WaitResolver::captured(const SyncRecord& said) const {
-  const HostCall* call = calls_.find(said.correlation);
-  return call != nullptr && std::any_of(captures_.begin(), captures_.end(), [&](const Capture& c) {
-           return c.thread == call->thread && call->start > c.begin && call->start < c.end;
-         });
+bool WaitResolver::captured(std::int64_t correlation) const {
+  const HostCall* call = calls_.find(correlation);
+  return call != nullptr && captures_.contain(*call);
 }
 
 // Calls that wait, without a record that says for what.
@@ -118,13 +86,11 @@ void WaitResolver::count_unknown() {
   for (const Activity& a : profile_.activities) devices.insert(a.device);
   for (const HostCall& c : profile_.calls) {
     if (known.contains(c.correlation)) continue;
-    SyncRecord said;
-    said.correlation = c.correlation;
     if (is_call(c, "StreamWaitEvent")) {
-      silent_waits_ += !captured(said);
+      silent_waits_ += !captured(c.correlation);
     } else if ((is_call(c, "DeviceSynchronize") || is_call(c, "CtxSynchronize")) && devices.size() == 1) {
-      resolved_.push_back(
-          {SyncKind::kHostDevice, *devices.begin(), -1, c.correlation, -1, *devices.begin(), -1, c.start});
+      resolved_.push_back({SyncKind::kHostDevice, *devices.begin(), -1, c.correlation, -1, *devices.begin(),
+                           -1, c.start, false});
     } else if (is_call(c, "StreamSynchronize") || is_call(c, "EventSynchronize") ||
                is_call(c, "DeviceSynchronize") || is_call(c, "CtxSynchronize")) {
       ++silent_syncs_;
@@ -141,7 +107,19 @@ std::vector<std::string> WaitResolver::notes() const {
       "between streams that the profile does not tell (cudaStreamWaitEvent without a record of who waits for "
       "what): "
       "their order is missing below. Record with _ExperimentalConfig(enable_cuda_sync_events=True)");
-  add(unresolved_, "wait", "for a recording that the profile does not name: left out");
+  add(assumed_directly_, "wait",
+      "for a recording that the profile does not name: *assumed* to be the call directly ahead, on the only "
+      "other "
+      "stream with work");
+  add(assumed_apart_, "wait",
+      "for a recording that the profile does not name, launches in between: *assumed*, less sure, to be the "
+      "only one "
+      "since the wait before, on the only other stream with work");
+  add(assumed_.of_several, "wait",
+      "for a recording that may be on several streams, the profile does not say which: left out. Records of "
+      "Nsight "
+      "Systems name it");
+  add(unresolved_ - assumed_.of_several, "wait", "for a recording that the profile does not name: left out");
   add(corrected_, "wait",
       "where the profile named another recording of the event than the last one before the wait: corrected");
   add(captured_, "wait", "inside of a capture: left out, the graph's launches count");
