@@ -136,6 +136,8 @@ int run_command_line(int argc, char** argv) {
   app.get_formatter()->column_width(34);
   Action action;
   add_check(app, action);
+  add_fuzz(app, action);
+  add_merge(app, action);
   add_repro(app, action);
   add_run(app, action);
   add_judge(app, action);

@@ -25,6 +25,8 @@ int run_command_line(int argc, char** argv);
 using Action = std::function<int()>;
 void add_list(CLI::App& app, Action& action);
 void add_check(CLI::App& app, Action& action);
+void add_fuzz(CLI::App& app, Action& action);
+void add_merge(CLI::App& app, Action& action);
 void add_repro(CLI::App& app, Action& action);
 void add_run(CLI::App& app, Action& action);
 void add_judge(CLI::App& app, Action& action);

@@ -156,7 +156,10 @@ void scale_applied_once(const Trial& trial) {
   Case changed = trial.c;
   changed.set("rsf", fmt::format("{}", 2 * o.routed_scaling_factor));
   const TensorSet got = trial.run(changed, trial.inputs);
-  const double factor = reference::Gating(gating_options(changed)).scales_weights() ? 2 : 1;
+  // A factor of 1 says nothing of the policy.
+  const bool scales =
+      reference::Gating(o).scales_weights() || reference::Gating(gating_options(changed)).scales_weights();
+  const double factor = scales ? 2 : 1;
   // Doubling is exact but for subnormals of what the weights are rounded to.
   const double normal =
       4 *

@@ -168,6 +168,7 @@ void round_trip(const Trial& trial) {
       .set("blocks", blocks)
       .set("columns", blocks)
       .set("requests", 1)
+      .set("extra_rows", 0)
       .set("k_stride", 0)
       .set("slot_count", -1);
   TensorSet inputs;
@@ -195,6 +196,7 @@ void power_of_two(const Trial& trial) {
   if (!data_is(trial.c, "realistic") && !data_is(trial.c, "integers"))
     throw NotApplicable("it needs data=realistic or integers");
   if (!trial.c.edits.empty()) throw NotApplicable("edits may be below amax_floor");
+  if (trial.c.real("amax_floor") > 1e-4) throw NotApplicable("amax_floor may be above k");
   TensorSet inputs = trial.inputs;
   Tensor& k = inputs.at("k");
   const std::int64_t stride = k.shape()[1], dim = trial.c.integer("head_dim");

@@ -306,7 +306,7 @@ void fused_equals_unfused(const Trial& trial) {
   for (const char* name : {"q_out", "kv_cache"}) {
     const Tensor &a = got.at(name), &b = trial.outputs.at(name);
     const DType dtype = a.dtype();
-    const bool scaled = std::string_view(name) == "kv_cache" && c.flag("apply_scale");
+    const bool scaled = c.flag(std::string_view(name) == "kv_cache" ? "apply_scale" : "q_scale");
     const bool rounds_twice = !stored && (scaled || reference::size_bytes(dtype) == 1);
     for (std::int64_t i = 0; i < a.shape().numel(); ++i) {
       const double x = a.view().at(i), y = b.view().at(i);

@@ -151,6 +151,8 @@ void shards_sum(const Trial& trial) {
   const std::int64_t experts = c.integer("experts"), hidden = c.integer("hidden");
   if (c.integer("ep_size") > 1 || experts % 2 != 0)
     throw NotApplicable("it needs ep_size=1 and an even number of experts");
+  if (c.choice("router_weight") == "input" && c.integer("fused") != 0)
+    throw NotApplicable("a rank's share of the fused shared experts goes through their activation");
   std::vector<double> sum(at(c.integer("tokens") * hidden)), slack(sum.size());
   const double steps = 4 + static_cast<double>(c.choice("accumulate") == "dtype" ? 2 * c.integer("topk") : 0);
   const auto add = [&](const Case& part, const TensorSet& inputs, const TensorSet& outputs, double sign) {
