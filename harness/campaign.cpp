@@ -87,6 +87,7 @@ class Campaign {
     for (std::size_t i = 0; i < records.size(); ++i) {
       Record& r = records[i];
       r.suite = options_.suite;
+      if (options_.amend) options_.amend(r);  // known failures are not shrunk again
       if (shrinks && is_failure(r.result.verdict) && r.result.verdict != Verdict::kCrash &&
           r.result.verdict != Verdict::kTimeout && first_few(shrunk, r)) {
         shrinking_[item] = 1;
@@ -118,8 +119,9 @@ class Campaign {
   void lost(std::size_t i, const Implementation& impl, const std::string& how, bool timeout) {
     Record r = lost_record(cases_[i], impl, how, timeout);
     r.suite = options_.suite;
+    if (options_.amend) options_.amend(r);
     // Every candidate that hangs would cost its whole time: those stay as they are.
-    if (options_.shrink && !timeout && first_few(shrunk_, r)) r.shrunk = shrunk_crash(cases_[i], impl, how);
+    if (options_.shrink && !timeout && is_failure(r.result.verdict) && first_few(shrunk_, r)) r.shrunk = shrunk_crash(cases_[i], impl, how);
     add(std::move(r));
   }
 

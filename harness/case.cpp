@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "harness/fault.h"
 #include "harness/models.h"
 
 namespace moecheck::harness {
@@ -38,7 +39,7 @@ Value parse_value(const Schema& schema, const Field& f, std::string_view text) {
       if (!parse_number(text, v.r) || !std::isfinite(v.r))
         throw UsageError(
             fmt::format("{}: {}={} is not a number: write one {}", schema.name, f.name, text, bounds(f)));
-      if (v.r < f.min || v.r > f.max)
+      if (!HARNESS_FAULT(kCaseOutOfRangeAllowed) && (v.r < f.min || v.r > f.max))
         throw UsageError(
             fmt::format("{}: {}={} is out of range: it goes {}", schema.name, f.name, text, bounds(f)));
       return v;
@@ -58,7 +59,7 @@ std::string print_value(const Field& f, const Value& v) {
     case FieldKind::kInt:
       return fmt::format("{}", v.i);
     case FieldKind::kReal:
-      return fmt::format("{}", v.r);
+      return HARNESS_FAULT(kCasePrintsSixDigits) ? fmt::format("{:g}", v.r) : fmt::format("{}", v.r);
     case FieldKind::kChoice:
       break;
   }
@@ -252,7 +253,7 @@ Case& Case::set(std::string_view field, std::string_view text) {
               : fmt::format("did you mean {}? `moecheck list policies` shows all", nearest(text, known))));
     }
     policy_ = text;
-    values_ = base();
+    if (!HARNESS_FAULT(kCasePolicyKeepsFields)) values_ = base();
     return *this;
   }
   if (field == "seed") {
@@ -284,12 +285,12 @@ std::string Case::str() const {
   for (std::size_t i = 0; i < values_.size(); ++i)
     if (!(values_[i] == defaults[i]))
       line += fmt::format(" {}={}", schema_->fields[i].name, print_value(schema_->fields[i], values_[i]));
-  line += fmt::format(" seed={}", seed);
+  if (!HARNESS_FAULT(kCasePrintsNoSeed)) line += fmt::format(" seed={}", seed);
   for (const Edit& e : edits) {
     const EditKind* kind = schema_->find_edit(e.kind);
     line += " edit=" + e.kind;
     if (kind->positions > 0) line += fmt::format(":{}", e.row);
-    if (kind->positions > 1) line += fmt::format(":{}", e.col);
+    if (kind->positions > 1 && !HARNESS_FAULT(kCasePrintsNoColumn)) line += fmt::format(":{}", e.col);
   }
   return line;
 }
@@ -311,7 +312,8 @@ Case parse_fields(const Schema& schema, const std::vector<std::string_view>& wor
       const std::string_view field = word.substr(0, equals);
       const bool preset = field == "model" || field == "policy";
       if (first.empty() ? preset : field != first) continue;
-      if (field != "edit" && std::find(seen.begin(), seen.end(), field) != seen.end())
+      if (!HARNESS_FAULT(kCaseTwiceAllowed) && field != "edit" &&
+          std::find(seen.begin(), seen.end(), field) != seen.end())
         throw UsageError(fmt::format("{}: {} is given twice", schema.name, field));
       seen.push_back(field);
       c.set(field, word.substr(equals + 1));

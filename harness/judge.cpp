@@ -7,6 +7,8 @@
 #include <cstring>
 #include <limits>
 
+#include "harness/fault.h"
+
 namespace moecheck::harness {
 namespace {
 
@@ -20,7 +22,8 @@ struct Limits {
 };
 
 Limits accepted(DType dtype, double v, double bound) {
-  return {reference::round_to(dtype, v - bound), reference::round_to(dtype, v + bound)};
+  return {reference::round_to(dtype, v - bound),
+          reference::round_to(dtype, v + (HARNESS_FAULT(kJudgeBoundDoubled) ? 2 : 1) * bound)};
 }
 
 bool within(double got, const Limits& l) { return got >= l.low && got <= l.high; }
@@ -52,20 +55,25 @@ std::vector<std::int64_t> coordinates(const Shape& shape, std::int64_t element) 
 
 void judge_number(Judgement& j, const Tensor& tensor, std::int64_t i, const Bounded& e) {
   const DType dtype = tensor.dtype();
-  const double got = tensor.view().at(i);
+  const double got =
+      HARNESS_FAULT(kJudgeSignIgnored) ? std::copysign(tensor.view().at(i), e.value) : tensor.view().at(i);
   ++j.elements;
   Verdict v = Verdict::kPass;
   const bool finite = std::isfinite(e.value);
   const Limits limits = finite ? accepted(dtype, e.value, e.proven) : Limits{e.value, e.value};
   double error = std::fabs(got - e.value);
   if (std::isnan(e.value) || std::isinf(e.value)) {
-    const bool same = std::isnan(e.value) ? std::isnan(got) : got == e.value;
+    const bool same =
+        std::isnan(e.value) ? std::isnan(got) : got == e.value || HARNESS_FAULT(kJudgeInfinityIsAny);
     error = same ? 0 : kInf;
     v = same ? Verdict::kPass : Verdict::kFail;
+  } else if (HARNESS_FAULT(kJudgeNanPasses) && std::isnan(got)) {
+    v = Verdict::kPass;
   } else if (std::isnan(got) || !within(got, limits)) {
     v = Verdict::kFail;
-  } else if (const double bound = e.suspect_bound();
-             bound < e.proven && !within(got, accepted(dtype, e.value, bound))) {
+  } else if (const double bound = e.suspect_bound(); bound < e.proven &&
+                                                     !HARNESS_FAULT(kJudgeSuspectPasses) &&
+                                                     !within(got, accepted(dtype, e.value, bound))) {
     v = Verdict::kSuspect;
   }
   const double bound = finite ? reported_bound(dtype, e, limits) : 0;
@@ -76,7 +84,8 @@ void judge_number(Judgement& j, const Tensor& tensor, std::int64_t i, const Boun
   // A wrong element outranks every right one, whatever their ratios.
   const bool wrong = v != Verdict::kPass, first_wrong = wrong && j.failed + j.suspect == 1;
   const bool comparable = wrong || j.failed + j.suspect == 0;
-  if (!j.worst || first_wrong || (comparable && ratio > j.worst->ratio)) {
+  if (!j.worst || first_wrong ||
+      (comparable && (HARNESS_FAULT(kJudgeWorstByError) ? error > j.worst->error : ratio > j.worst->ratio))) {
     j.worst = Element{tensor.name(), coordinates(tensor.shape(), i),
                       e.value,       limits.low,
                       limits.high,   got,
@@ -95,10 +104,11 @@ void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> ex
   const ConstView view = got.view();
   Sums all;
   bool exact = true, unbounded = false;
-  for (std::int64_t r = 0; r < rows; ++r) {
+  for (std::int64_t r = 0; r < (HARNESS_FAULT(kJudgeFirstRowOnly) ? std::min<std::int64_t>(rows, 1) : rows);
+       ++r) {
     if (!rules.skip_rows.empty() && rules.skip_rows[static_cast<std::size_t>(r)]) continue;
     Sums row;
-    for (std::int64_t c = 0; c < columns; ++c) {
+    for (std::int64_t c = 0; c < columns - (HARNESS_FAULT(kJudgeLastColumnIgnored) ? 1 : 0); ++c) {
       const std::int64_t i = r * columns + c;
       const Bounded& e = expected[static_cast<std::size_t>(i)];
       const double g = view.at(i);
@@ -129,16 +139,16 @@ void judge_elements(Judgement& j, const Tensor& got, std::span<const Bounded> ex
     if (all.bounds > 0) j.metrics.bias = all.signed_error / all.bounds;
   }
   if (rows * columns == 0) return;
-  if (rules.must_be_exact && !exact)
+  if (rules.must_be_exact && !exact && !HARNESS_FAULT(kJudgeInexactTierTrusted))
     j.raise(Verdict::kMistrusted,
             fmt::format("the exact tier of {} has bounds other than 0: its data are not exact", got.name()));
   if (unbounded)
     j.raise(Verdict::kMistrusted, fmt::format("{} has elements without a finite bound", got.name()));
-  if (!rules.may_be_zero && all.e2 == 0 && j.elements > 0)
+  if (!rules.may_be_zero && !HARNESS_FAULT(kJudgeZeroReferenceTrusted) && all.e2 == 0 && j.elements > 0)
     j.raise(Verdict::kMistrusted,
             fmt::format("the reference of {} is all zero: an implementation that writes zeros would pass",
                         got.name()));
-  else if (all.bound2 > kVacuousRatio * kVacuousRatio * all.e2)
+  else if (!HARNESS_FAULT(kJudgeWideBoundsTrusted) && all.bound2 > kVacuousRatio * kVacuousRatio * all.e2)
     j.raise(Verdict::kMistrusted,
             fmt::format("the bounds of {} are {:.1f}% of the data: too wide to find a wrong element",
                         got.name(), 100 * std::sqrt(all.bound2 / all.e2)));
@@ -162,7 +172,9 @@ void judge_bytes(Judgement& j, const Tensor& got, const Tensor& expected) {
   if (got.bytes() == 0 || std::memcmp(got.data(), expected.data(), got.bytes()) == 0) return;
   for (std::int64_t i = 0; i < n; ++i) {
     const std::size_t at = static_cast<std::size_t>(i) * size;
-    if (std::memcmp(got.data() + at, expected.data() + at, size) == 0) continue;
+    if (std::memcmp(got.data() + at, expected.data() + at, HARNESS_FAULT(kJudgeFirstByteOnly) ? 1 : size) ==
+        0)
+      continue;
     fail_element(j, got, i, expected.view().at(i), got.view().at(i), "bytes differ");
   }
 }

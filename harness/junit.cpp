@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "harness/atomic_file.h"
+#include "harness/fault.h"
 #include "harness/report/aggregate.h"
 #include "harness/text.h"
 #include "harness/verdict_text.h"
@@ -48,10 +49,10 @@ struct Counts {
     ++tests;
     seconds += r.seconds;
     if (v == Verdict::kCrash || v == Verdict::kTimeout)
-      ++errors;
+      errors += HARNESS_FAULT(kJunitCrashIsNoError) ? 0 : 1;
     else if (is_failure(v))
       ++failures;
-    else if (v == Verdict::kSkip || v == Verdict::kWaived)
+    else if (v == Verdict::kSkip || (v == Verdict::kWaived && !HARNESS_FAULT(kJunitWaivedIsPassed)))
       ++skipped;
   }
   std::string attributes() const {
@@ -70,7 +71,8 @@ void write_case(std::string& out, const Record& r) {
     fmt::format_to(Out(out), ">\n      <{0} type=\"{1}\" message=\"{2}\">{3}</{0}>\n    </testcase>\n",
                    element, name(j.verdict), attribute(j.reason), escape(verdict_text(r)));
   } else if (j.verdict == Verdict::kSkip || j.verdict == Verdict::kWaived) {
-    const std::string reason = j.verdict == Verdict::kWaived ? "waived: " + j.reason : j.reason;
+    std::string reason = j.verdict == Verdict::kWaived ? "waived: " + j.reason : j.reason;
+    if (r.waived) reason += fmt::format(" ({}: {})", name(r.waived->verdict), r.waived->reason);
     fmt::format_to(Out(out), ">\n      <skipped message=\"{}\"/>\n    </testcase>\n", attribute(reason));
   } else if (j.verdict == Verdict::kUndecided) {
     fmt::format_to(Out(out), ">\n      <system-out>{}</system-out>\n    </testcase>\n",

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "harness/case.h"
+#include "harness/fault.h"
 #include "harness/json.h"
 #include "harness/text.h"
 #include "harness/workers.h"
@@ -70,7 +71,7 @@ Environment read_environment() {
 
 json number(double v) {  // JSON has no Inf and no NaN
   if (std::isnan(v)) return "nan";
-  if (std::isinf(v)) return v > 0 ? "inf" : "-inf";
+  if (std::isinf(v)) return HARNESS_FAULT(kRecordInfinityIsZero) ? json(0) : json(v > 0 ? "inf" : "-inf");
   return v;
 }
 
@@ -254,7 +255,7 @@ Judgement judgement_from(const json& j) {
     get(*m, "calc_diff", r.metrics.calc_diff);
     get(*m, "bias", r.metrics.bias);
   }
-  if (const json* clauses = find_array(j, "clauses"))
+  if (const json* clauses = HARNESS_FAULT(kRecordClausesLost) ? nullptr : find_array(j, "clauses"))
     for (const json& c : *clauses) {
       if (!c.is_object()) wrong("clauses", c, "an array of objects");
       ClauseResult& result = r.clauses.emplace_back();
@@ -263,6 +264,19 @@ Judgement judgement_from(const json& j) {
       get(c, "detail", result.detail);
     }
   return r;
+}
+
+void get(const json& j, const char* key, std::optional<WaivedFailure>& waived) {
+  const json* object = find_object(j, key);
+  if (object == nullptr) return;
+  waived.emplace();
+  get(*object, "verdict", waived->verdict);
+  get(*object, "reason", waived->reason);
+  if (const json* issues = find_array(*object, "issues"))
+    for (const json& issue : *issues) {
+      if (!issue.is_string()) wrong("issues", issue, "a list of strings");
+      waived->issues.push_back(issue.get<std::string>());
+    }
 }
 
 void require_schema(const json& j) {
@@ -296,6 +310,10 @@ std::string to_json(const Record& r) {
   put(j, "suite", r.suite);
   put(j, "argument", r.argument);
   put_judgement(j, r.result);
+  if (r.waived)
+    j["waived"] = {{"verdict", std::string(name(r.waived->verdict))},
+                   {"reason", r.waived->reason},
+                   {"issues", r.waived->issues}};
   j["seconds"] = number(r.seconds);
   j["run_seconds"] = number(r.run_seconds);
   if (!r.kernels.executed.empty()) j["kernels"] = r.kernels.executed;
@@ -324,6 +342,7 @@ Record record_from_json(std::string_view line) {
   get(j, "suite", r.suite);
   get(j, "argument", r.argument);
   r.result = judgement_from(j);
+  get(j, "waived", r.waived);
   get(j, "seconds", r.seconds);
   get(j, "run_seconds", r.run_seconds);
   get(j, "kernels", r.kernels.executed);

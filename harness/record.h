@@ -3,6 +3,7 @@
 //
 // Schema moecheck.record/1, documented in reports/README.md. Unknown keys are ignored on reading; a line of another schema is
 // refused with its line number. Numbers that are not finite are written as strings ("inf", "nan").
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,13 @@ struct Environment {
 
 const Environment& environment();
 
+// What a waiver made of a failure; see ledger/waivers.h. All else of the failure stays in the record.
+struct WaivedFailure {
+  Verdict verdict = Verdict::kFail;  // without the waiver
+  std::string reason;                // the same
+  std::vector<std::string> issues;   // "owner/repo#123" or an address
+};
+
 struct Record {
   std::string case_line;  // the repro
   std::string operator_name, implementation, model, policy,
@@ -27,6 +35,7 @@ struct Record {
   std::string suite;
   std::string argument;  // what --impl takes, where it is not the implementation's name
   Judgement result;
+  std::optional<WaivedFailure> waived;  // where the verdict is WAIVED
   double seconds = 0;      // generating, reference, runs and judging
   double run_seconds = 0;  // of the implementation's first run alone
   KernelUse kernels;       // of all its runs in the check

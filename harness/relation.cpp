@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 
+#include "harness/fault.h"
 #include "harness/float_environment.h"
 #include "harness/judge.h"
 
@@ -49,7 +50,9 @@ void Trial::require_rows_equal(const TensorSet& got, std::int64_t from, std::int
     const std::int64_t s = at + r - from;
     const std::byte* x = a.data() + static_cast<std::size_t>(r) * bytes;
     const std::byte* y = b.data() + static_cast<std::size_t>(s) * bytes;
-    if (std::memcmp(x, y, bytes) == 0) continue;
+    if (std::memcmp(
+            x, y, HARNESS_FAULT(kRelationRowsByFirstElement) ? std::min<std::size_t>(bytes, 4) : bytes) == 0)
+      continue;
     const auto size = static_cast<std::size_t>(reference::size_bytes(a.dtype()));
     std::size_t i = 0;
     while (x[i] == y[i]) ++i;

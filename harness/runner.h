@@ -14,6 +14,7 @@ struct CheckOptions {
   bool clauses = true;    // determinism, thread and address independence, guards, inputs unchanged
   bool relations = true;  // metamorphic relations, on cases small enough for them
   int threads = 1;        // for the implementation
+  bool relations_of_wrong_outputs = false;  // asks them also where the comparison failed, and they say little new
 };
 
 // Checks one case with each implementation; data and reference are made once. A refused case gives SKIP records. Never throws for
@@ -44,6 +45,7 @@ struct CampaignOptions {
   double timeout_seconds = 60;  // per case
   bool shrink = true;           // search the smallest failing case of each new failure
   std::string suite;            // written into records
+  std::function<void(Record&)> amend;  // before anyone sees a record, in any process: waivers
   std::function<void(const Record&, std::size_t done, std::size_t total)> on_record;  // in case order
 };
 

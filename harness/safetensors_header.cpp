@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "harness/case.h"
+#include "harness/fault.h"
 #include "harness/json.h"
 #include "harness/text.h"
 
@@ -73,7 +74,8 @@ class HeaderReader : public json::json_sax_t {
     if (place_ != Place::kTensor || key_ != "dtype") unexpected(fmt::format("the string {}", in_quotes(v)));
     for (const auto& [spelling, dtype] : kDTypes) {
       if (spelling != v) continue;
-      entries_.back().dtype = dtype;
+      entries_.back().dtype =
+          HARNESS_FAULT(kSafetensorsFnuzAsFn) && dtype == DType::kE4M3FNUZ ? DType::kE4M3FN : dtype;
       return true;
     }
     std::vector<std::string_view> known;
@@ -193,7 +195,8 @@ std::uint64_t checked_bytes(const SafetensorsEntry& e, std::string_view what) {
   for (int i = 0; i < e.shape.rank; ++i) {
     if (e.shape[i] == 0)
       empty = true;
-    else if (__builtin_mul_overflow(product, e.shape[i], &product))
+    else if (__builtin_mul_overflow(product, e.shape[i], &product) &&
+             !HARNESS_FAULT(kSafetensorsProductUnchecked))
       throw UsageError(fmt::format("{}: tensor {}: shape {} of {} overflows 63 bits: the header is corrupt",
                                    what, in_quotes(e.name), to_string(e.shape), safetensors_name(e.dtype)));
   }
@@ -212,7 +215,7 @@ void check_extent(const SafetensorsEntry& e, std::uint64_t data_bytes, std::stri
                     "corrupt; copy it again",
                     e.begin, e.end, data_bytes));
   const std::uint64_t bytes = checked_bytes(e, what);
-  if (e.end - e.begin != bytes)
+  if (HARNESS_FAULT(kSafetensorsSizeAtLeast) ? e.end - e.begin < bytes : e.end - e.begin != bytes)
     fail(
         fmt::format("data_offsets [{}, {}] hold {} bytes, but shape {} of {} needs {}: the header is corrupt",
                     e.begin, e.end, e.end - e.begin, to_string(e.shape), safetensors_name(e.dtype), bytes));
@@ -231,7 +234,7 @@ void check_tiling(const std::vector<SafetensorsEntry>& entries, std::uint64_t da
   const SafetensorsEntry* before = nullptr;
   for (const std::size_t i : order) {
     const SafetensorsEntry& e = entries[i];
-    if (e.begin < covered)
+    if (e.begin < covered && !HARNESS_FAULT(kSafetensorsOverlapAllowed))
       throw UsageError(fmt::format(
           "{}: tensor {}: data_offsets [{}, {}] overlap those of {} [{}, {}]: write the file again", what,
           in_quotes(e.name), e.begin, e.end, in_quotes(before->name), before->begin, before->end));
@@ -242,7 +245,7 @@ void check_tiling(const std::vector<SafetensorsEntry>& entries, std::uint64_t da
     covered = e.end;
     before = &e;
   }
-  if (covered < data_bytes)
+  if (covered < data_bytes && !HARNESS_FAULT(kSafetensorsTrailingBytes))
     throw UsageError(
         fmt::format("{}: bytes [{}, {}] after the last tensor belong to no tensor: the file was appended to, "
                     "or its header is "

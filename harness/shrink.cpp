@@ -4,6 +4,7 @@
 #include <chrono>
 #include <set>
 
+#include "harness/fault.h"
 #include "harness/operator.h"
 
 namespace moecheck::harness {
@@ -38,7 +39,7 @@ class Search {
     if (exhausted() || candidate == best || !seen_.insert(candidate.str()).second) return false;
     if (operator_of(candidate).refusal(candidate)) return false;
     ++tried;
-    if (!fails_(candidate)) return false;
+    if (!fails_(candidate) && !HARNESS_FAULT(kShrinkTakesPassingCases)) return false;
     best = candidate;
     return true;
   }
@@ -124,7 +125,7 @@ ShrinkResult shrink(const Case& failing, const std::function<bool(const Case&)>&
   unnamed.drop_model();
   search.accept(best, unnamed);
   bool progress = true;
-  while (progress && !search.exhausted()) {
+  while (progress && !search.exhausted() && !(HARNESS_FAULT(kShrinkStopsAtOnce) && search.tried > 1)) {
     progress = drop_edits(search, best);
     for (int i = 0; i < static_cast<int>(best.schema().fields.size()); ++i)
       progress = shrink_field(search, best, i) || progress;

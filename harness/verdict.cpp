@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "harness/fault.h"
+
 namespace moecheck::harness {
 namespace {
 constexpr std::array<std::string_view, 10> kNames = {"PASS",   "FAIL", "SUSPECT", "UNDECIDED", "MISTRUSTED",
@@ -28,6 +30,7 @@ bool is_failure(Verdict v) {
   switch (v) {
     case Verdict::kFail:
     case Verdict::kSuspect:
+      return !HARNESS_FAULT(kReportSuspectIsFine);
     case Verdict::kMistrusted:
     case Verdict::kOracle:
     case Verdict::kCrash:
@@ -45,7 +48,7 @@ bool is_failure(Verdict v) {
 Verdict worse(Verdict a, Verdict b) { return severity(b) > severity(a) ? b : a; }
 
 void Judgement::raise(Verdict v, std::string why) {
-  if (severity(v) > severity(verdict)) {
+  if (severity(v) > severity(verdict) || (HARNESS_FAULT(kReportKeepsLastReason) && v == verdict)) {
     verdict = v;
     reason = std::move(why);
   }

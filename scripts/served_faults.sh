@@ -15,7 +15,9 @@ trap 'kill "${SERVER_PID:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
 start=$SECONDS
 
 # Name, operator and kind of each fault whose code a served model runs.
-served() { "$MOECHECK" list faults | awk '$2 ~ /^(gating|routed_scaling|experts|shared_experts|moe_block|attention)$/ {print $1, $2, $3}'; }
+served() {
+  "$MOECHECK" list faults | awk 'sub(/^cpu!/, "", $1) && $2 ~ /^(gating|routed_scaling|experts|shared_experts|moe_block|attention)$/ {print $1, $2, $3}'
+}
 
 # evaluate NAME SERVER-ARGUMENTS...: 0 where every question was answered; what was said is in $work/NAME.log.
 evaluate() {

@@ -27,10 +27,10 @@ class Altered final : public Implementation {
   After after_;
 };
 
-inline Record check_altered(const std::string& line, Altered::After after) {
+inline Record check_altered(const std::string& line, Altered::After after, const CheckOptions& options = {}) {
   const Altered impl(std::move(after));
   const Implementation* one[] = {&impl};
-  return check_case(parse_case(line), one, {}).front();
+  return check_case(parse_case(line), one, options).front();
 }
 
 inline const ClauseResult* find_clause(const Record& r, std::string_view name) {

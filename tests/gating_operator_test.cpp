@@ -26,8 +26,10 @@ void flip_last_bit(TensorSet& out, std::int64_t row, std::int64_t slots = 4) {
   out.at("topk_weights").data()[row * slots * 4] ^= std::byte{1};
 }
 
+// By the comparison alone: an alteration of one row breaks relations too, whatever the judge says.
+constexpr CheckOptions kComparison{.clauses = false, .relations = false};
 Verdict verdict(const std::string& line, Altered::After after) {
-  return check_altered(line, std::move(after)).result.verdict;
+  return check_altered(line, std::move(after), kComparison).result.verdict;
 }
 
 TEST(GatingJudge, AcceptsTheReference) {
@@ -42,9 +44,9 @@ struct WrongIds {
 class GatingJudgeRejects : public testing::TestWithParam<WrongIds> {};
 
 TEST_P(GatingJudgeRejects, It) {
-  const Record r = check_altered(kLine, [](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
-    GetParam().change(out);
-  });
+  const Record r = check_altered(
+      kLine, [](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) { GetParam().change(out); },
+      kComparison);
   EXPECT_EQ(r.result.verdict, Verdict::kFail) << GetParam().what;
   ASSERT_TRUE(r.result.worst);
   EXPECT_FALSE(r.result.reason.empty());
@@ -61,7 +63,6 @@ INSTANTIATE_TEST_SUITE_P(
             [](TensorSet& o) {
               o.view("topk_ids").set_int(1, load_int(o.at("topk_ids").dtype(), o.at("topk_ids").data(), 0));
             }},
-        WrongIds{"slots in another order", [](TensorSet& o) { swap_slots(o, 0, 1); }},
         WrongIds{"weights paired with other experts",
                  [](TensorSet& o) {
                    const double a = o.view("topk_weights").at(0), b = o.view("topk_weights").at(3);
@@ -154,6 +155,29 @@ TEST(GatingJudge, SharedSlotsAndPaddingAreChecked) {
   EXPECT_EQ(verdict(padded, [](const Case&, const TensorSet&, TensorSet& o,
                                const RunOptions&) { o.view("topk_ids").set_int(8, 5); }),
             Verdict::kFail);
+}
+
+// Weights are those of the slot's expert, wherever it stands: vllm#48895 is the reverse.
+TEST(GatingJudge, SlotsMayComeInAnyOrderOnlyWhereThePolicySaysSo) {
+  const auto swapped = [](const Case&, const TensorSet&, TensorSet& o, const RunOptions&) {
+    swap_slots(o, 0, 1);
+  };
+  EXPECT_EQ(verdict("gating tokens=2 experts=32 topk=4 policy=sglang_fused", swapped), Verdict::kFail);
+  EXPECT_EQ(verdict("gating tokens=2 experts=32 topk=4 policy=vllm_torch", swapped), Verdict::kPass);
+}
+
+// The best expert in the slot of the last one: no other expert ranks before those that are left (vllm#39391).
+TEST(GatingJudge, TheBestExpertTwiceIsNotRight) {
+  const Record r = check_altered(
+      "gating tokens=1 experts=8 topk=2 renormalize=0 policy=hf_deepseek_v3",
+      [](const Case&, const TensorSet&, TensorSet& o, const RunOptions&) {
+        const View ids = o.view("topk_ids");
+        ids.set_int(1, load_int(ids.dtype, ids.data, 0));
+        o.view("topk_weights").set(1, o.view("topk_weights").at(0));
+      },
+      kComparison);
+  EXPECT_EQ(r.result.verdict, Verdict::kFail);
+  EXPECT_NE(r.result.reason.find("selected twice"), std::string::npos) << r.result.reason;
 }
 
 TEST(GatingJudge, NamesTheLikelyCause) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <mutex>
 
@@ -304,6 +306,75 @@ TEST(Glm4MoeEngine, BadOptionsSayWhatToDo) {
   EXPECT_NE(with([](auto& o, auto& m) { o.moe.fault = parse_served_fault("slots_zero@mtp", m.config); }).find("not a MoE layer"),
             std::string::npos);
   EXPECT_NE(with([](auto& o, auto& m) { o.moe.fault = parse_served_fault("rotary_full@1", m.config); }).find("leave '@1' out"),
+            std::string::npos);
+}
+
+TEST(Glm4MoeCheckpoint, FieldsOfTheConfigurationAreReadAndHaveTheDefaultsOfTransformers) {
+  TinyModel model("fields");
+  model.config["norm_topk_prob"] = false;
+  model.config["routed_scaling_factor"] = 1.75;
+  model.write();
+  const auto given = load_glm4_moe(model.folder, DType::kF32);
+  EXPECT_FALSE(given->config.norm_topk_prob);
+  EXPECT_EQ(given->config.routed_scaling_factor, 1.75);
+  EXPECT_EQ(given->config.groups, 4);
+  EXPECT_EQ(given->config.topk_group, 2);
+  EXPECT_EQ(given->config.first_dense, 1);
+  for (const char* key : {"norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group"})
+    model.config.erase(key);
+  model.write();
+  const auto defaults = load_glm4_moe(model.folder, DType::kF32);
+  EXPECT_TRUE(defaults->config.norm_topk_prob);
+  EXPECT_EQ(defaults->config.routed_scaling_factor, 1);
+  EXPECT_EQ(defaults->config.groups, 1);
+}
+
+// Every tensor of the file reaches its place: by value.
+TEST(Glm4MoeCheckpoint, TensorsReachTheirPlaces) {
+  TinyModel model("places");
+  const auto m = load_glm4_moe(model.folder, DType::kBF16);
+  const auto expect_same = [&](const std::string& name, ConstView got, std::int64_t from) {
+    const Tensor& want = model.tensors.at(name);
+    for (std::int64_t i = 0; i < want.shape().numel(); ++i)
+      ASSERT_EQ(got.at(from + i), want.view().at(i)) << name;
+  };
+  const std::string mtp = "model.layers.3.", mlp = mtp + "mlp.";
+  expect_same(mtp + "enorm.weight", m->weights.mtp->embed_norm, 0);
+  expect_same(mtp + "hnorm.weight", m->weights.mtp->hidden_norm, 0);
+  const reference::MoeWeights& moe = m->weights.mtp->layer.moe;
+  expect_same(mlp + "experts.5.gate_proj.weight", moe.w13, 2 * 5 * 12 * 40);
+  expect_same(mlp + "experts.5.up_proj.weight", moe.w13, (2 * 5 + 1) * 12 * 40);
+  expect_same(mlp + "experts.5.down_proj.weight", moe.w2, 5 * 12 * 40);
+  expect_same(mlp + "shared_experts.gate_proj.weight", moe.shared.gate_up, 0);
+  expect_same(mlp + "shared_experts.up_proj.weight", moe.shared.gate_up, 24 * 40);
+  expect_same(mlp + "gate.e_score_correction_bias", moe.bias, 0);
+}
+
+TEST(Glm4MoeCheckpoint, ShardsAreReadTogether) {
+  TinyModel model("shards");
+  const auto whole = load_glm4_moe(model.folder, DType::kF32);
+  TensorSet parts[2];
+  nlohmann::json map;
+  for (std::size_t i = 0; i < model.tensors.tensors().size(); ++i) {
+    const Tensor& t = model.tensors.tensors()[i];
+    parts[i % 2].add(t);
+    map[t.name()] = i % 2 == 0 ? "a.safetensors" : "b.safetensors";
+  }
+  write_safetensors(model.folder + "/a.safetensors", parts[0]);
+  write_safetensors(model.folder + "/b.safetensors", parts[1]);
+  std::filesystem::remove(model.folder + "/model.safetensors");
+  std::ofstream(model.folder + "/model.safetensors.index.json") << nlohmann::json{{"weight_map", map}}.dump();
+  EXPECT_EQ(load_glm4_moe(model.folder, DType::kF32)->parameters, whole->parameters);
+}
+
+TEST(Glm4MoeCheckpoint, ATransposedTensorIsRefused) {
+  TinyModel model("transposed");
+  for (Tensor& t : model.tensors.tensors())
+    if (t.name() == "model.layers.1.mlp.gate.weight") t = Tensor(t.name(), t.dtype(), Shape(40, 8));
+  model.write();
+  EXPECT_NE(error_of([&] {
+              load_glm4_moe(model.folder, DType::kF32);
+            }).find("has shape [40, 8], config.json asks for [8, 40]"),
             std::string::npos);
 }
 

@@ -50,6 +50,14 @@ TEST(Judge, BeyondSixSigmaIsSuspectBeyondTheProvenBoundFails) {
   EXPECT_EQ(judged(DType::kF32, {1 + 2e-4}, {b}).verdict, Verdict::kFail);
 }
 
+TEST(Judge, TheWorstElementIsThatOfTheLargestShareOfItsBound) {
+  // An error of 0.5 within a bound of 4, and one of 0.01 within 0.0125.
+  const Judgement j = judged(DType::kF32, {100.5, 1.01}, {{100, 4, 4}, {1, 0.0125, 0.0125}});
+  ASSERT_TRUE(j.worst);
+  EXPECT_EQ(j.worst->index.back(), 1);
+  EXPECT_NEAR(j.worst->ratio, 0.8, 1e-3);
+}
+
 TEST(Judge, NonFiniteResultsMustBeTheExpectedOnes) {
   const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
   const Bounded two{2, 1e-7, 1e-6};

@@ -76,6 +76,25 @@ TEST(Junit, AnyBytesGiveWellFormedXml) {
   EXPECT_EQ(xml_fault(junit_xml({})), "");
 }
 
+TEST(Junit, EveryVerdictIsCountedWhereItBelongs) {
+  const auto counts = [](Verdict v) {
+    Record r = synthetic_failure();
+    r.result.verdict = v;
+    const std::string xml = junit_xml({&r, 1});
+    const std::size_t at = xml.find("failures=");
+    return xml.substr(at, xml.find(" time=", at) - at);
+  };
+  const char *passed = "failures=\"0\" errors=\"0\" skipped=\"0\"",
+             *failed = "failures=\"1\" errors=\"0\" skipped=\"0\"",
+             *error = "failures=\"0\" errors=\"1\" skipped=\"0\"",
+             *skipped = "failures=\"0\" errors=\"0\" skipped=\"1\"";
+  for (const Verdict v : {Verdict::kPass, Verdict::kUndecided}) EXPECT_EQ(counts(v), passed) << name(v);
+  for (const Verdict v : {Verdict::kFail, Verdict::kSuspect, Verdict::kMistrusted, Verdict::kOracle})
+    EXPECT_EQ(counts(v), failed) << name(v);
+  for (const Verdict v : {Verdict::kCrash, Verdict::kTimeout}) EXPECT_EQ(counts(v), error) << name(v);
+  for (const Verdict v : {Verdict::kSkip, Verdict::kWaived}) EXPECT_EQ(counts(v), skipped) << name(v);
+}
+
 TEST(Junit, TheCheckerOfTheseTestsFindsFaults) {
   EXPECT_NE(xml_fault("<a>"), "");
   EXPECT_NE(xml_fault("<a></b>"), "");

@@ -59,6 +59,19 @@ TEST(LoadMetrics, TheWorkedExample) {
   EXPECT_EQ(m.peak_concurrency, 2);
 }
 
+// A: TTFT 0.5, TPOT 0.125, E2EL 0.875. B: 1, none, 1. C: 0.25, 0.125, 1.375.
+TEST(LoadMetrics, AGoodRequestMeetsEveryObjective) {
+  const auto good = [](const Objectives& goal) {
+    MetricsOptions options;
+    options.goodput = goal;
+    return calculate(worked_example(), 1.0, options).request_goodput.value();
+  };
+  EXPECT_EQ(good({0.5, {}, {}}), 2);
+  EXPECT_EQ(good({{}, 0.12, {}}), 1) << "one token has no time per token";
+  EXPECT_EQ(good({{}, {}, 1.0}), 2);
+  EXPECT_EQ(good({0.5, 0.2, 1.0}), 1);
+}
+
 TEST(LoadMetrics, PercentilesAreNumpys) {
   const std::vector<double> v = {1, 2, 3, 4};
   for (const auto& [p, want] :

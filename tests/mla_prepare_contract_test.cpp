@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <set>
@@ -333,6 +334,20 @@ TEST(MlaPrepareContract, CausesAreNamed) {
     EXPECT_NE(r.result.cause.find(expected.second), std::string::npos)
         << fault << ": '" << r.result.cause << "'";
   }
+}
+
+// The nope part of q is copied: a NaN keeps its bits.
+TEST(MlaPrepareContract, ACopiedNanKeepsItsPayload) {
+  const Record r = check_altered("mla_prepare edit=nan:1:3",
+                                 [](const Case&, const TensorSet&, TensorSet& out, const RunOptions&) {
+                                   Tensor& q = out.at("q_out");
+                                   for (std::int64_t i = 0; i < q.shape().numel(); ++i)
+                                     if (std::isnan(std::as_const(q).view().at(i)))
+                                       q.data()[2 * i] ^= std::byte{1};
+                                 },
+                                 {.clauses = false, .relations = false});
+  EXPECT_EQ(r.result.verdict, Verdict::kFail);
+  EXPECT_NE(r.result.reason.find("not the bytes of q_nope"), std::string::npos) << r.result.reason;
 }
 
 TEST(MlaPrepareContract, CpuPassesTheQuickSuite) {

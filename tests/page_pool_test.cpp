@@ -104,6 +104,16 @@ TEST(Sampler, DrawsWithTheProbabilitiesOfTheSoftmax) {
   EXPECT_EQ(sample(logits, {1.0, 1.0, 0, 5}, 17), sample(logits, {1.0, 1.0, 0, 5}, 17));
 }
 
+TEST(Sampler, TemperatureFlattens) {
+  const std::vector<float> logits = {0, 1};
+  const auto share = [&](double temperature) {
+    int ones = 0;
+    for (int i = 0; i < 5000; ++i) ones += sample(logits, {temperature, 1.0, 0, 5}, i) == 1;
+    return ones / 5000.0;
+  };
+  for (const double t : {0.5, 1.0, 4.0}) EXPECT_NEAR(share(t), 1 / (1 + std::exp(-1 / t)), 0.03) << t;
+}
+
 TEST(Sampler, TopKAndTopPCut) {
   const std::vector<float> logits = {0, 1, 2, 3};
   for (int i = 0; i < 200; ++i) {

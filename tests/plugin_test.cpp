@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <filesystem>
 
+#include "harness/plugin/call.h"
 #include "harness/plugin/library.h"
 #include "harness/verdict_text.h"
 #include "harness/workers.h"
@@ -104,6 +105,39 @@ TEST(Plugin, WhateverARunDoesIsAVerdict) {
     EXPECT_EQ(name(here.result.verdict), name(b.verdict)) << b.behaviour << verdict_text(here);
     EXPECT_TRUE(says(here.result.reason, b.words)) << b.behaviour << ": " << here.result.reason;
   }
+}
+
+TEST(Plugin, IsToldTheNumberOfThreads) {
+  const Behaviour behaviour("three_threads");
+  const auto plugin = make_plugin(plugin_path("test_plugin_behaviours"));
+  const Implementation* one[] = {plugin.get()};
+  const auto with = [&](int threads) {
+    return check_case(parse_case(kGate + "3"), one,
+                      {.clauses = false, .relations = false, .threads = threads})
+        .front();
+  };
+  EXPECT_EQ(with(3).result.verdict, Verdict::kPass) << with(3).result.reason;
+  EXPECT_TRUE(says(with(2).result.reason, "it was told of other threads"));
+}
+
+// DLPack's codes of the number formats: dlpack.h.
+TEST(Plugin, TensorsAreHandedOutAsTheyAre) {
+  const auto code = [](DType d) { return static_cast<int>(dl_dtype(d).code); };
+  EXPECT_EQ(code(DType::kF32), 2);
+  EXPECT_EQ(code(DType::kBF16), 4);
+  EXPECT_EQ(code(DType::kE4M3FN), 10);
+  EXPECT_EQ(code(DType::kE4M3FNUZ), 11);
+  EXPECT_EQ(code(DType::kE5M2), 12);
+  EXPECT_EQ(code(DType::kE8M0), 14);
+  EXPECT_EQ(code(DType::kI64), 0);
+  EXPECT_EQ(code(DType::kU8), 1);
+  Tensor cache("cache", DType::kU8, Shape(3, 5, 7));
+  TensorStructs structs;
+  structs.add(cache, cache.data(), {}, true);
+  structs.add(cache, cache.data(), {}, false);
+  EXPECT_EQ(structs.get()[0]->in_place, 1);
+  EXPECT_EQ(structs.get()[1]->in_place, 0);
+  EXPECT_EQ(structs.get()[0]->tensor.shape[2], 7);
 }
 
 TEST(Plugin, ACrashCostsItsCaseAndIsShrunk) {

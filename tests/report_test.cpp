@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "harness/report/aggregate.h"
 #include "harness/report/page.h"
 #include "harness/text.h"
 #include "harness/verdict_text.h"
@@ -34,6 +35,18 @@ std::vector<std::string> all_between(std::string_view text, std::string_view bef
 std::string section(const std::string& page, std::string_view id) {
   const std::size_t begin = page.find(fmt::format("<section id={}>", id));
   return begin == std::string::npos ? "" : page.substr(begin, page.find("</section>", begin) - begin);
+}
+
+TEST(HtmlReport, ATallyShowsItsWorstVerdict) {
+  report::Tally t;
+  EXPECT_EQ(t.worst(), Verdict::kSkip);
+  for (const Verdict v : {Verdict::kSkip, Verdict::kPass, Verdict::kUndecided, Verdict::kFail, Verdict::kPass,
+                          Verdict::kSuspect})
+    t.add(v);
+  EXPECT_EQ(t.worst(), Verdict::kFail);
+  EXPECT_EQ(t.failures(), 2);
+  t.add(Verdict::kOracle);
+  EXPECT_EQ(t.worst(), Verdict::kOracle);
 }
 
 TEST(HtmlReport, EveryFailureAppearsOnceWithTheLineThatRepeatsIt) {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "altered_implementation.h"
+#include "harness/relation.h"
 #include "harness/shrink.h"
 #include "harness/workers.h"
 
@@ -66,6 +67,49 @@ TEST(Runner, AnElementNobodyWritesIsSeen) {
                   if (runs++ > 0) std::memset(out.at("topk_weights").data(), 0x5A, 4);
                 }),
                 "deterministic");
+}
+
+// Leaves padded rows of topk_ids as it finds them.
+class SkipsPadding final : public Implementation {
+ public:
+  std::string_view name() const override { return "skips-padding"; }
+  std::string_view summary() const override { return "writes rows of tokens alone"; }
+  std::optional<std::string> unsupported(const Case&) const override { return std::nullopt; }
+  void run(const Case& c, const TensorSet& in, TensorSet& out, const RunOptions&) const override {
+    const TensorSet before = out;
+    const Operator& op = operator_of(c);
+    op.reference_outputs(c, in, *op.reference(c, in), out);
+    const std::size_t row = static_cast<std::size_t>(c.integer("topk")) * 4;
+    Tensor& ids = out.at("topk_ids");
+    std::memcpy(ids.data() + ids.bytes() - row, before.at("topk_ids").data() + ids.bytes() - row, row);
+  }
+};
+
+// The first poison reads as -1, which is what padded rows must hold: only another poison shows that nobody wrote them.
+TEST(Runner, PoisonThatHappensToBeRightIsSeen) {
+  const SkipsPadding skips;
+  const Implementation* one[] = {&skips};
+  expect_broken(
+      check_case(parse_case("gating tokens=3 padded=1 experts=32 topk=4 policy=sglang_fused"), one, {})
+          .front(),
+      "deterministic");
+}
+
+TEST(Runner, ChangingAnyInputIsSeen) {
+  expect_broken(check_default([](const Case&, const TensorSet& in, TensorSet&, const RunOptions&) {
+                  const_cast<TensorSet&>(in).tensors().back().data()[1] ^= std::byte{1};
+                }),
+                "inputs_unchanged");
+}
+
+// What relations compare rows by.
+TEST(Runner, RowsAreEqualToTheirLastByte) {
+  TensorSet a({{"out", DType::kF32, Shape(3, 4), ""}}), b = a;
+  EXPECT_NO_THROW(Trial::require_rows_equal(a, 0, 3, b, 0, "out"));
+  b.view("out").set(7, 1);
+  EXPECT_NO_THROW(Trial::require_rows_equal(a, 2, 3, b, 2, "out"));
+  EXPECT_THROW(Trial::require_rows_equal(a, 1, 2, b, 1, "out"), Broken);
+  EXPECT_THROW(Trial::require_rows_equal(a, 2, 3, b, 1, "out"), Broken);
 }
 
 TEST(Runner, DependingOnThreadsIsSeen) {

@@ -49,6 +49,12 @@ std::string two(std::string_view offsets_a, std::string_view offsets_b) {
   return file_of(fmt::format(kFormat, offsets_a, offsets_b), std::string(16, 'x'));
 }
 
+TEST(SafetensorsFormat, ATensorHasTheBytesOfItsShapeNoMoreNoLess) {
+  for (const char* shape : {"[15]", "[17]", "[3,5]"})
+    expect_refused(one(fmt::format(R"({{"dtype":"U8","shape":{},"data_offsets":[0,16]}})", shape)),
+                   {"hold 16 bytes", "needs"});
+}
+
 TEST(SafetensorsFormat, AcceptsWhatTheFormatAllows) {
   EXPECT_EQ(parse_text(file_of("{}", "")).tensors().size(), 0u);
   EXPECT_EQ(parse_text(file_of("{}   \n", "")).tensors().size(), 0u);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 #include <numeric>
+#include <set>
 
 #include "harness/json.h"
 #include "harness/random.h"
@@ -152,6 +153,9 @@ TEST(Statistics, watching_the_e_value_alarms_at_most_alpha) {
 TEST(Statistics, bootstrap_is_near_the_exact_interval_and_repeats) {
   const PairedCounts c = counts(1319, 22, 18);
   const Interval b = paired_bootstrap(c, 4000, 1), again = paired_bootstrap(c, 4000, 1);
+  std::set<double> others;
+  for (const std::uint64_t seed : {1, 2, 3, 4, 5}) others.insert(paired_bootstrap(c, 50, seed).low);
+  EXPECT_GT(others.size(), 1u) << "every seed draws anew";
   EXPECT_EQ(b.low, again.low);
   EXPECT_EQ(b.high, again.high);
   const double half = 1.96 * c.standard_error();

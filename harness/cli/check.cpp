@@ -29,9 +29,9 @@ namespace {
 
 struct CheckArguments {
   std::vector<std::string> operators, implementations, faults, lines;
-  std::string policy, model, suite, cases_file, records, junit, report, json;
+  std::string policy, model, suite, cases_file, records, junit, report, json, waivers;
   std::uint64_t seed = 0;
-  bool has_seed = false, verbose = false, no_shrink = false, no_relations = false;
+  bool has_seed = false, verbose = false, no_shrink = false, no_relations = false, allow_expired = false;
   int jobs = 0, threads = 1;
   double timeout = 60;
 };
@@ -153,6 +153,7 @@ std::string command_of(const CheckArguments& a) {
   for (const std::string& line : a.lines) command += " --case " + shell_word(line);
   if (!a.cases_file.empty()) command += " --cases " + shell_word(a.cases_file);
   if (a.has_seed) command += fmt::format(" --seed {}", a.seed);
+  if (!a.waivers.empty()) command += " --waivers " + shell_word(a.waivers);
   return command;
 }
 
@@ -166,6 +167,9 @@ int check(const CheckArguments& a) {
   const std::vector<const Implementation*> chosen = implementations_of(a);
   const std::vector<Case> cases = cases_of(a);
   for (const std::string& path : {a.junit, a.report, a.json}) require_writable(path);
+  ledger::Waivers waivers;
+  if (!a.waivers.empty()) waivers = ledger::read_waivers(a.waivers);
+  const ledger::Date day = ledger::today();
   RecordFile file(a.records);
   const bool color = color_wanted(STDOUT_FILENO);
   Progress progress;
@@ -177,6 +181,7 @@ int check(const CheckArguments& a) {
   options.timeout_seconds = a.timeout;
   options.shrink = !a.no_shrink;
   options.suite = !a.lines.empty() || !a.cases_file.empty() ? "" : a.suite.empty() ? "quick" : a.suite;
+  if (!a.waivers.empty()) options.amend = [&](Record& r) { waivers.apply(r, day); };
   options.on_record = [&](const Record& r, std::size_t done, std::size_t total) {
     file.write(r);
     const bool failed = is_failure(r.result.verdict);
@@ -197,15 +202,17 @@ int check(const CheckArguments& a) {
       fmt::print("{}: {} of {} failures shown; -v prints all, --records FILE keeps them\n", who,
                  kPrintedFailures, n);
   fmt::print("{}", summary_text(records, color));
+  const std::vector<ledger::AuditedWaiver> audited = ledger::audit(waivers, records, day);
+  const bool expired = print_waivers(waivers, audited, a.allow_expired);
   if (!a.junit.empty()) write_junit(a.junit, records);
   if (!a.json.empty()) write_file(a.json, counts_json(records, command_of(a)));
   if (!a.report.empty()) {
-    write_file(a.report, html_report(records, {command_of(a)}));
+    write_file(a.report, html_report(records, {.command = command_of(a), .waivers = audited}));
     fmt::print("report: {}\n", printable(a.report));
   }
   if (records.empty())
     fmt::print(stderr, "moecheck: nothing ran: no case matches the operators, --policy and --model given\n");
-  return exit_code(records);
+  return expired ? kExitFailed : exit_code(records);
 }
 
 }  // namespace
@@ -238,6 +245,10 @@ void add_check(CLI::App& app, Action& action) {
   sub->add_option("--junit", a->junit, "Write JUnit XML")->type_name("FILE.xml");
   sub->add_option("--json", a->json, "Write the counts as JSON")->type_name("FILE.json");
   sub->add_option("--report", a->report, "Write an HTML report")->type_name("FILE.html");
+  sub->add_option("--waivers", a->waivers, "Known failures and their issues: moecheck waivers lists them")
+      ->type_name("FILE.jsonl");
+  sub->add_flag("--allow-expired", a->allow_expired,
+                "A waiver whose cases all pass is no failure: for runs of part of the cases");
   sub->add_flag("--no-shrink", a->no_shrink, "Do not search the smallest failing case");
   sub->add_flag("--no-relations", a->no_relations, "Do not check metamorphic relations");
   sub->add_flag("-v,--verbose", a->verbose, "Print passing cases too");

@@ -154,6 +154,10 @@ int run_command_line(int argc, char** argv) {
   add_audit(app, action);
   add_localize(app, action);
   add_streams(app, action);
+  add_mutants(app, action);
+  add_waivers(app, action);
+  add_headroom(app, action);
+  add_detection(app, action);
   try {
     require_verb(app, argc, argv);
     app.parse(argc, argv);

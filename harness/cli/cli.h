@@ -8,6 +8,7 @@
 
 #include "harness/case.h"
 #include "harness/implementation.h"
+#include "harness/ledger/waivers.h"
 #include "harness/operator.h"
 #include "harness/record.h"
 
@@ -48,6 +49,10 @@ void add_streams(CLI::App& app, Action& action);
 void add_streams_run(CLI::App& streams_verb, Action& action);
 void add_streams_import(CLI::App& streams_verb, Action& action);
 void add_streams_ranks(CLI::App& streams_verb, Action& action);
+void add_mutants(CLI::App& app, Action& action);
+void add_waivers(CLI::App& app, Action& action);
+void add_headroom(CLI::App& app, Action& action);
+void add_detection(CLI::App& app, Action& action);
 
 // ---- Shared by the verbs
 
@@ -66,5 +71,8 @@ TensorSet require_inputs(const Case& c, const std::string& path);
 
 bool color_wanted(int fd);  // a terminal, and NO_COLOR is not set
 int exit_code(const std::vector<Record>& records);
+// Prints what the waivers need done; whether an expired one makes the command fail.
+bool print_waivers(const ledger::Waivers& waivers, std::span<const ledger::AuditedWaiver> audited,
+                   bool allow_expired);
 
 }  // namespace moecheck::harness

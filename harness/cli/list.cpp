@@ -8,6 +8,7 @@
 #include "harness/implementations/faults.h"
 #include "harness/json.h"
 #include "harness/models.h"
+#include "harness/mutants/registry.h"
 #include "harness/relation.h"
 #include "harness/text.h"
 
@@ -128,6 +129,14 @@ Json faults_json() {
   };
   add("cpu", planted_faults());
   add("gpu-host", planted_gpu_faults());
+  for (const mutants::Mutant& m : mutants::all())  // those of the harness: no implementation of an operator
+    if (m.op.empty())
+      list.push_back({{"name", m.name},
+                      {"implementation", "mutants --id " + m.name},
+                      {"operator", m.layer},
+                      {"class", m.class_},
+                      {"what", m.what},
+                      {"upstream", m.upstream}});
   return list;
 }
 

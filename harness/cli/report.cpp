@@ -16,7 +16,7 @@ namespace moecheck::harness {
 void add_report(CLI::App& app, Action& action) {
   struct Arguments {
     std::vector<std::string> records;
-    std::string output, junit, title = "moecheck report";
+    std::string output, junit, waivers, title = "moecheck report";
   };
   auto a = std::make_shared<Arguments>();
   CLI::App* sub = app.add_subcommand("report", "Make an HTML report of records");
@@ -24,6 +24,7 @@ void add_report(CLI::App& app, Action& action) {
   sub->add_option("-o,--output", a->output, "The report")->type_name("FILE.html");
   sub->add_option("--junit", a->junit, "JUnit XML as well")->type_name("FILE.xml");
   sub->add_option("--title", a->title, "Its title")->capture_default_str();
+  sub->add_option("--waivers", a->waivers, "Waivers to list with their state")->type_name("FILE.jsonl");
   const CLI::App* pr = add_report_pr(*sub, action);
   sub->callback([a, pr, &action] {
     if (pr->parsed()) return;
@@ -37,7 +38,12 @@ void add_report(CLI::App& app, Action& action) {
         command += " " + shell_word(path);
         for (Record& r : read_records(path)) records.push_back(std::move(r));
       }
-      write_file(a->output, html_report(records, {command + " -o " + shell_word(a->output), a->title}));
+      ledger::Waivers waivers;
+      if (!a->waivers.empty()) waivers = ledger::read_waivers(a->waivers);
+      if (!a->waivers.empty()) command += " --waivers " + shell_word(a->waivers);
+      const std::vector<ledger::AuditedWaiver> audited = ledger::audit(waivers, records, ledger::today());
+      write_file(a->output,
+                 html_report(records, {command + " -o " + shell_word(a->output), a->title, audited}));
       if (!a->junit.empty()) write_junit(a->junit, records);
       fmt::print("{}{}: {}\n", summary_text(records), printable(a->output),
                  count(static_cast<std::int64_t>(records.size()), "record"));

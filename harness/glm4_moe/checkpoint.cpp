@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "harness/case.h"
+#include "harness/fault.h"
 #include "harness/json.h"
 #include "harness/json_error.h"
 #include "harness/safetensors.h"
@@ -54,6 +55,12 @@ class Config {
     if (!it->is_boolean()) fail(key, "must be true or false");
     return it->get<bool>();
   }
+  std::string text(const char* key, const char* fallback) const {
+    const auto it = object_.find(key);
+    if (it == object_.end() || it->is_null()) return fallback;
+    if (!it->is_string()) fail(key, "must be a string");
+    return it->get<std::string>();
+  }
   [[noreturn]] void fail(const char* key, const std::string& what) const {
     throw UsageError(fmt::format("{}: \"{}\" {}", printable(path_), key, what));
   }
@@ -74,18 +81,19 @@ class Config {
   std::string path_;
 };
 
-void require_supported(const json& object, const Config& c) {
-  if (object.value("model_type", "") != "glm4_moe")
+void require_supported(const json& object, const Config& c, const std::string& path) {
+  if (c.text("model_type", "") != "glm4_moe")
     c.fail("model_type", "must be \"glm4_moe\": the only architecture that is served here");
-  if (object.value("hidden_act", "silu") != "silu") c.fail("hidden_act", "must be \"silu\"");
+  if (c.text("hidden_act", "silu") != "silu") c.fail("hidden_act", "must be \"silu\"");
   const auto scaling = object.find("rope_scaling");
-  if (scaling != object.end() && !scaling->is_null() && scaling->value("rope_type", "default") != "default")
+  if (scaling == object.end() || scaling->is_null()) return;
+  if (!scaling->is_object() || Config(*scaling, path).text("rope_type", "default") != "default")
     c.fail("rope_scaling", "must be null: scaled rotary embeddings are not implemented");
 }
 
 Glm4MoeConfig read_config(const json& object, const std::string& path) {
   const Config c(object, path);
-  require_supported(object, c);
+  require_supported(object, c, path);
   // transformers 5 nests the rotary settings.
   static const json kNone = json::object();
   const auto nested = object.find("rope_parameters");
@@ -97,7 +105,7 @@ Glm4MoeConfig read_config(const json& object, const std::string& path) {
   m.intermediate = c.integer("intermediate_size");
   m.moe_intermediate = c.integer("moe_intermediate_size");
   m.layers = c.integer("num_hidden_layers");
-  m.first_dense = c.integer("first_k_dense_replace", 1);
+  m.first_dense = HARNESS_FAULT(kConfigFirstDenseIsZero) ? 0 : c.integer("first_k_dense_replace", 1);
   m.mtp_layers = c.integer("num_nextn_predict_layers", 0);
   m.heads = c.integer("num_attention_heads");
   m.kv_heads = c.integer("num_key_value_heads", m.heads);
@@ -105,15 +113,17 @@ Glm4MoeConfig read_config(const json& object, const std::string& path) {
   m.experts = c.integer("n_routed_experts");
   m.shared_experts = c.integer("n_shared_experts", 1);
   m.topk = c.integer("num_experts_per_tok");
-  m.groups = c.integer("n_group", 1);
-  m.topk_group = c.integer("topk_group", 1);
+  m.groups = HARNESS_FAULT(kConfigGroupIgnored) ? 1 : c.integer("n_group", 1);
+  m.topk_group = c.integer(HARNESS_FAULT(kConfigTopkGroupIsGroups) ? "n_group" : "topk_group", 1);
   m.max_positions = c.integer("max_position_embeddings");
-  m.routed_scaling_factor = c.real("routed_scaling_factor", 1);
+  m.routed_scaling_factor =
+      c.real(HARNESS_FAULT(kConfigScaleNotRead) ? "routed_scale" : "routed_scaling_factor", 1);
   m.rms_norm_eps = c.real("rms_norm_eps", 1e-5);
   m.rope_theta = rope.real("rope_theta", c.real("rope_theta", 10000));
   m.partial_rotary_factor = rope.real("partial_rotary_factor", c.real("partial_rotary_factor", 0.5));
-  m.norm_topk_prob = c.flag("norm_topk_prob", true);
-  m.qk_norm = c.flag("use_qk_norm", false);
+  m.norm_topk_prob = HARNESS_FAULT(kConfigNormTopkIgnored) ||
+                     c.flag("norm_topk_prob", !HARNESS_FAULT(kConfigNormTopkDefaultsToFalse));
+  m.qk_norm = !HARNESS_FAULT(kConfigQkNormIgnored) && c.flag("use_qk_norm", false);
   m.attention_bias = c.flag("attention_bias", false);
   if (const auto why = reference::refusal(m)) throw UsageError(fmt::format("{}: {}", printable(path), *why));
   if (m.max_positions > 1 << 20 || m.vocab > 1 << 20 || m.layers > 1000 || m.hidden > 1 << 16)
@@ -142,6 +152,7 @@ class Source {
         throw UsageError(fmt::format("{}: \"weight_map\" must name files of the folder", printable(index)));
       TensorSet set = read_safetensors((root / file).string());
       for (Tensor& t : set.tensors()) tensors_.emplace(t.name(), std::move(t));
+      if (HARNESS_FAULT(kLoaderFirstShardOnly)) break;
     }
   }
 
@@ -152,7 +163,8 @@ class Source {
       throw UsageError(fmt::format("{}: tensor '{}' is missing", printable(folder_), name));
     Tensor tensor = std::move(it->second);
     tensors_.erase(it);
-    if (!(tensor.shape() == shape))
+    if (HARNESS_FAULT(kLoaderShapeByCount) ? tensor.shape().numel() != shape.numel()
+                                           : !(tensor.shape() == shape))
       throw UsageError(fmt::format("{}: tensor '{}' has shape {}, config.json asks for {}",
                                    printable(folder_), name, to_string(tensor.shape()), to_string(shape)));
     if (tensor.dtype() != DType::kF32 && tensor.dtype() != DType::kBF16 && tensor.dtype() != DType::kF16)
@@ -162,7 +174,7 @@ class Source {
     return tensor;
   }
   void require_empty() const {
-    if (!tensors_.empty())
+    if (!tensors_.empty() && !HARNESS_FAULT(kLoaderLeftoversIgnored))
       throw UsageError(
           fmt::format("{}: tensor '{}' is not part of a GLM-4-MoE model of this config.json ({} such)",
                       printable(folder_), printable(tensors_.begin()->first), tensors_.size()));
@@ -212,8 +224,10 @@ class Builder {
 
   reference::MlpWeights mlp(const std::string& base, std::int64_t inner) {
     Tensor& both = make(base + "gate_up", Shape(2 * inner, c_.hidden), dtype_);
-    copy(source_.take(base + "gate_proj.weight", Shape(inner, c_.hidden)), both, 0);
-    copy(source_.take(base + "up_proj.weight", Shape(inner, c_.hidden)), both, inner * c_.hidden);
+    copy(source_.take(base + "gate_proj.weight", Shape(inner, c_.hidden)), both,
+         HARNESS_FAULT(kLoaderUpBeforeGate) ? inner * c_.hidden : 0);
+    copy(source_.take(base + "up_proj.weight", Shape(inner, c_.hidden)), both,
+         HARNESS_FAULT(kLoaderUpBeforeGate) ? 0 : inner * c_.hidden);
     return {std::as_const(both).view(), take(base + "down_proj.weight", Shape(c_.hidden, inner))};
   }
 
@@ -221,13 +235,15 @@ class Builder {
     const std::int64_t inner = c_.moe_intermediate, hidden = c_.hidden;
     reference::MoeWeights w;
     w.router = take_as(base + "gate.weight", Shape(c_.experts, hidden), DType::kF32);
-    w.bias = take_as(base + "gate.e_score_correction_bias", Shape(c_.experts), DType::kF32);
+    w.bias = take_as(base + "gate.e_score_correction_bias", Shape(c_.experts),
+                     HARNESS_FAULT(kLoaderBiasInModelDtype) ? dtype_ : DType::kF32);
     Tensor& w13 = make(base + "w13", Shape(c_.experts, 2 * inner, hidden), dtype_);
     Tensor& w2 = make(base + "w2", Shape(c_.experts, hidden, inner), dtype_);
     for (std::int64_t e = 0; e < c_.experts; ++e) {
       const std::string expert = fmt::format("{}experts.{}.", base, e);
       copy(source_.take(expert + "gate_proj.weight", Shape(inner, hidden)), w13, 2 * e * inner * hidden);
-      copy(source_.take(expert + "up_proj.weight", Shape(inner, hidden)), w13, (2 * e + 1) * inner * hidden);
+      copy(source_.take(expert + "up_proj.weight", Shape(inner, hidden)), w13,
+           (2 * e + (HARNESS_FAULT(kLoaderUpOverGate) ? 0 : 1)) * inner * hidden);
       copy(source_.take(expert + "down_proj.weight", Shape(hidden, inner)), w2, e * inner * hidden);
     }
     w.w13 = std::as_const(w13).view();
@@ -265,8 +281,10 @@ class Builder {
     // Some checkpoints share the embedding and the head with the model.
     w.embed = source_.has(base + "embed_tokens.weight") ? take(base + "embed_tokens.weight", table)
                                                         : m_.weights.embed;
-    w.embed_norm = take(base + "enorm.weight", row);
-    w.hidden_norm = take(base + "hnorm.weight", row);
+    w.embed_norm =
+        take(base + (HARNESS_FAULT(kLoaderMtpNormsSwapped) ? "hnorm.weight" : "enorm.weight"), row);
+    w.hidden_norm =
+        take(base + (HARNESS_FAULT(kLoaderMtpNormsSwapped) ? "enorm.weight" : "hnorm.weight"), row);
     w.eh_proj = take(base + "eh_proj.weight", Shape(c_.hidden, 2 * c_.hidden));
     w.norm = take(base + "shared_head.norm.weight", row);
     w.head = source_.has(base + "shared_head.head.weight") ? take(base + "shared_head.head.weight", table)

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <thread>
 
+#include "harness/fault.h"
 #include "harness/glm4_moe/bpe_tokenizer.h"
 #include "harness/glm4_moe/decoder.h"
 #include "harness/glm4_moe/drafting.h"
@@ -326,7 +327,8 @@ class Glm4MoeEngine final : public Engine {
       }
       const std::span<const float> row = logits(s, first + i);
       const TokenId token = sample(row, s.request.sampling, s.length());
-      const bool as_drafted = i < drafted && token == s.drafts[static_cast<std::size_t>(i)];
+      const bool as_drafted = i < drafted && (HARNESS_FAULT(kServeEveryDraftAccepted) ||
+                                              token == s.drafts[static_cast<std::size_t>(i)]);
       if (as_drafted) ++accepted;
       if (tokenizer_->is_end(token) && !s.request.ignore_eos) {
         update.finish = Finish::kEnd;

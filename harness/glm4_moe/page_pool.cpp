@@ -1,5 +1,7 @@
 #include "harness/glm4_moe/page_pool.h"
 
+#include "harness/fault.h"
+
 namespace moecheck::harness {
 
 PagePool::PagePool(std::int64_t pages) : pages_(static_cast<std::size_t>(pages)) {
@@ -22,13 +24,14 @@ std::optional<std::int32_t> PagePool::allocate() {
 
 void PagePool::release(std::int32_t page) {
   Page& p = at(page);
-  if (--p.holders > 0) return;
+  if (--p.holders > 0 && !HARNESS_FAULT(kServePageReusedWhileShared)) return;
   --held_;
   p.idle = idle_.insert(p.published ? idle_.end() : idle_.begin(), page);
 }
 
 PagePool::Key PagePool::key(std::optional<std::int32_t> previous, std::span<const std::int32_t> tokens) {
-  return {previous ? at(*previous).serial : 0, {tokens.begin(), tokens.end()}};
+  return {previous && !HARNESS_FAULT(kServePrefixOfAnyPage) ? at(*previous).serial : 0,
+          {tokens.begin(), tokens.end()}};
 }
 
 std::optional<std::int32_t> PagePool::share(std::optional<std::int32_t> previous,

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "harness/fault.h"
 #include "harness/random.h"
 
 namespace moecheck::harness {
@@ -15,7 +16,9 @@ double number(float logit) { return std::isnan(logit) ? -INFINITY : static_cast<
 TokenId greedy(std::span<const float> logits) {
   TokenId best = 0;
   for (std::size_t i = 1; i < logits.size(); ++i)
-    if (number(logits[i]) > number(logits[static_cast<std::size_t>(best)])) best = static_cast<TokenId>(i);
+    if (number(logits[i]) > number(logits[static_cast<std::size_t>(best)]) ||
+        (HARNESS_FAULT(kServeGreedyTakesLast) && logits[i] == logits[static_cast<std::size_t>(best)]))
+      best = static_cast<TokenId>(i);
   return best;
 }
 
@@ -43,7 +46,8 @@ TokenId sample(std::span<const float> logits, const Sampling& s, std::int64_t po
   if (!std::isfinite(top)) return ids[0];
   std::vector<double> mass;
   for (const TokenId id : ids)
-    mass.push_back(std::exp((number(logits[static_cast<std::size_t>(id)]) - top) / s.temperature));
+    mass.push_back(std::exp((number(logits[static_cast<std::size_t>(id)]) - top) /
+                            (HARNESS_FAULT(kServeTemperatureIgnored) ? 1 : s.temperature)));
   const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
   double kept = 0;
   std::size_t count = 0;

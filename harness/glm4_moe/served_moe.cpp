@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "harness/fault.h"
 #include "harness/implementations/faults.h"
 #include "harness/operator.h"
 #include "harness/operators/operators.h"
@@ -45,7 +46,7 @@ Case block_case(const Glm4MoeConfig& c, DType dtype, const ServedMoeOptions& o) 
   line.set("fused", std::int64_t{o.fused});
   line.set("experts", c.experts).set("groups", c.groups).set("topk_group", c.topk_group).set("topk", c.topk);
   line.set("n_shared", c.shared_experts).set("renormalize", std::int64_t{c.norm_topk_prob});
-  line.set("rsf", fmt::format("{}", c.routed_scaling_factor));
+  line.set("rsf", fmt::format("{}", HARNESS_FAULT(kServedScaleDefault) ? 1 : c.routed_scaling_factor));
   line.set("hidden", c.hidden).set("intermediate", c.moe_intermediate);
   line.set("dtype", reference::name(dtype)).set("logits", "f32").set("bias", "f32");
   return line;
@@ -117,7 +118,8 @@ void ServedMoe::load_fused(const reference::MoeWeights& w, Layer& layer, const I
     const std::size_t bytes =
         static_cast<std::size_t>(routed.shape.numel() * reference::size_bytes(routed.dtype));
     std::memcpy(stack.data(), routed.data, bytes);
-    std::memcpy(stack.data() + bytes, out.at(name).data(), out.at(name).bytes());
+    if (!HARNESS_FAULT(kLoaderSharedSlotsZero))
+      std::memcpy(stack.data() + bytes, out.at(name).data(), out.at(name).bytes());
   }
 }
 

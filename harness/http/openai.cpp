@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include "harness/case.h"
+#include "harness/fault.h"
 #include "harness/http/completion_json.h"
 #include "harness/http/json_scan.h"
 #include "harness/json.h"
@@ -128,7 +129,7 @@ std::string dumped(const ordered_json& json) {
 void add_settings(ordered_json& body, const Generate& g) {
   body["max_tokens"] = g.max_tokens;
   if (g.temperature) body["temperature"] = *g.temperature;
-  if (!g.stop.empty()) body["stop"] = g.stop;
+  if (!g.stop.empty() && !HARNESS_FAULT(kClientStopNotSent)) body["stop"] = g.stop;
   if (g.seed) body["seed"] = *g.seed;
   if (g.stream) {
     body["stream"] = true;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "harness/fault.h"
 #include "harness/http/completion_json.h"
 #include "harness/http/openai.h"
 #include "harness/text.h"
@@ -72,7 +73,7 @@ void ResponseReader::read_event(std::string_view data, Nanoseconds time) {
   if (kind == JsonKind::kNotObject)
     return fail(ErrorKind::kInvalidResponse,
                 fmt::format("an event that is no object: {}", printable(data, kShown)));
-  if (f.error) {
+  if (f.error && !HARNESS_FAULT(kClientErrorEventIgnored)) {
     take_error_object(result_.error, data);
     return fail(ErrorKind::kMidStream, result_.error.message);
   }
@@ -91,7 +92,7 @@ void ResponseReader::read_event(std::string_view data, Nanoseconds time) {
   if (f.token_ids_given) {
     chunk.tokens = static_cast<std::int64_t>(f.token_ids.size());
   } else if (counts_tokens_ && f.choice && f.usage.completion_tokens >= 0) {
-    chunk.tokens = f.usage.completion_tokens - tokens_told_;
+    chunk.tokens = f.usage.completion_tokens - (HARNESS_FAULT(kClientTokensNotTold) ? 0 : tokens_told_);
     tokens_told_ = f.usage.completion_tokens;
   }
   result_.chunks += f.choice ? 1 : 0;
@@ -110,7 +111,9 @@ void ResponseReader::take(CompletionFields& f) {
   if (result_.model.empty()) result_.model = f.model;
   Usage& u = result_.usage;
   u.prompt_tokens = std::max(u.prompt_tokens, f.usage.prompt_tokens);
-  u.completion_tokens = std::max(u.completion_tokens, f.usage.completion_tokens);
+  u.completion_tokens = HARNESS_FAULT(kClientUsageAdded)
+                            ? u.completion_tokens + f.usage.completion_tokens
+                            : std::max(u.completion_tokens, f.usage.completion_tokens);
   u.cached_tokens = std::max(u.cached_tokens, f.usage.cached_tokens);
   result_.token_ids.insert(result_.token_ids.end(), f.token_ids.begin(), f.token_ids.end());
   std::move(f.logprobs.begin(), f.logprobs.end(), std::back_inserter(result_.logprobs));
@@ -126,11 +129,11 @@ void ResponseReader::judge_stream(const Response& response) {
   const auto cut = [this](std::string_view how) {
     fail(ErrorKind::kTruncated, fmt::format("the stream ended {}, after {} chunks", how, result_.chunks));
   };
-  if (result_.finish_reason.empty())
+  if (result_.finish_reason.empty() && !HARNESS_FAULT(kClientCutStreamAccepted))
     cut(done_marker_ ? "without a finish_reason" : "without a finish_reason and without [DONE]");
   else if (!done_marker_ && rest)
     cut("within an event");
-  else if (!done_marker_ && !ended_cleanly(response))
+  else if (!done_marker_ && !ended_cleanly(response) && !HARNESS_FAULT(kClientDoneNotNeeded))
     cut("without [DONE], and HTTP does not tell its end either");
   else
     result_.missing_done = !done_marker_;
@@ -161,7 +164,7 @@ void ResponseReader::read_whole(const Response& response) {
                                                          : api_ == Api::kChat  ? "choices[0].message"
                                                                                : "choices[0].text",
                                                          printable(response.body, kShown)));
-  if (f.finish_reason.empty())
+  if (f.finish_reason.empty() && !HARNESS_FAULT(kClientCutBodyAccepted))
     return fail(ErrorKind::kInvalidResponse,
                 "choices[0].finish_reason is missing: a whole answer and a cut one can not be told apart");
   take(f);

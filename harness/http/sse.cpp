@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "harness/fault.h"
+
 namespace moecheck::harness::http {
 namespace {
 
@@ -48,7 +50,7 @@ bool SseParser::next(std::string_view& bytes, SseEvent& event) {
       return false;
     }
     std::string_view line = bytes.substr(0, end);
-    skip_lf_ = bytes[end] == '\r';
+    skip_lf_ = bytes[end] == '\r' && !HARNESS_FAULT(kSseCrlfIsTwoLines);
     bytes.remove_prefix(end + 1);
     if (!line_.empty()) {
       line_.append(line);
@@ -69,9 +71,10 @@ void SseParser::take_line(std::string_view line) {
   if (line.empty() || colon == 0) return;  // a comment: servers send them to keep the connection
   const std::string_view field = line.substr(0, colon);
   std::string_view value = colon == std::string_view::npos ? std::string_view() : line.substr(colon + 1);
+  while (HARNESS_FAULT(kSseStripsAllBlanks) && value.starts_with("  ")) value.remove_prefix(1);
   if (value.starts_with(' ')) value.remove_prefix(1);  // one, not more: the rest belongs to the value
   if (field == "data") {
-    if (has_data_) data_.push_back('\n');
+    if (has_data_ && !HARNESS_FAULT(kSseLinesJoined)) data_.push_back('\n');
     data_.append(value);
     has_data_ = true;
   } else if (field == "event") {

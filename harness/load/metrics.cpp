@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "harness/fault.h"
+
 namespace moecheck::harness::load {
 namespace {
 
@@ -17,7 +19,7 @@ double median_of_sorted(std::span<const double> sorted) { return percentile(sort
 std::vector<const RequestRecord*> successes_of(std::span<const RequestRecord> records) {
   std::vector<const RequestRecord*> out;
   for (const RequestRecord& r : records)
-    if (r.success) out.push_back(&r);
+    if (r.success || HARNESS_FAULT(kLoadFailedCounted)) out.push_back(&r);
   return out;
 }
 
@@ -106,7 +108,8 @@ void add_gaps(const RequestRecord& r, Pools& pools, Metrics& m) {
 }
 
 bool is_good(const RequestRecord& r, double tpot, const Objectives& goal) {
-  return (!goal.ttft || r.ttft() <= *goal.ttft) && (!goal.tpot || tpot <= *goal.tpot) &&
+  return (!goal.ttft || r.ttft() <= *goal.ttft) &&
+         (HARNESS_FAULT(kLoadGoodputIgnoresTpot) || !goal.tpot || tpot <= *goal.tpot) &&
          (!goal.e2el || r.latency() <= *goal.e2el);
 }
 
@@ -114,7 +117,8 @@ bool is_good(const RequestRecord& r, double tpot, const Objectives& goal) {
 bool add_request(const RequestRecord& r, const Objectives& goal, Pools& pools, Metrics& m) {
   double tpot = 0;
   if (r.output_length() > 1) {
-    tpot = (r.latency() - r.ttft()) / static_cast<double>(r.output_length() - 1);
+    tpot = (r.latency() - (HARNESS_FAULT(kLoadTpotWithFirstToken) ? 0 : r.ttft())) /
+           static_cast<double>(r.output_length() - (HARNESS_FAULT(kLoadTpotOverAllTokens) ? 0 : 1));
     pools.tpot.push_back(tpot);
   }
   pools.ttft.push_back(r.ttft());
@@ -145,6 +149,7 @@ double percentile(std::span<const double> sorted, double p) {
   const double h = static_cast<double>(sorted.size() - 1) * p / 100;
   const auto below = static_cast<std::size_t>(std::floor(h));
   if (below + 1 >= sorted.size()) return sorted.back();
+  if (HARNESS_FAULT(kLoadPercentileNotInterpolated)) return sorted[below];
   return sorted[below] + (h - static_cast<double>(below)) * (sorted[below + 1] - sorted[below]);
 }
 
@@ -156,7 +161,8 @@ Summary summarize(std::vector<double> values, std::span<const double> percentile
     s.mean = mean_of(values);
     double squares = 0;
     for (const double v : values) squares += (v - s.mean) * (v - s.mean);
-    s.std = std::sqrt(squares / static_cast<double>(values.size()));
+    s.std =
+        std::sqrt(squares / static_cast<double>(values.size() - (HARNESS_FAULT(kLoadStdOfSample) ? 1 : 0)));
     s.median = median_of_sorted(values);
     s.min = values.front();
     s.max = values.back();
@@ -181,7 +187,7 @@ std::vector<std::int64_t> tokens_per_event(const RequestRecord& r) {
   const std::int64_t with_content =
       std::count_if(r.events.begin(), r.events.end(), [](const Event& e) { return e.content; });
   if (r.output_tokens > 0 && with_content == r.output_tokens) {
-    for (const Event& e : r.events) out.push_back(e.content ? 1 : 0);
+    for (const Event& e : r.events) out.push_back(e.content || HARNESS_FAULT(kLoadRoleEventIsAToken) ? 1 : 0);
     return out;
   }
   return {};
@@ -198,7 +204,8 @@ Metrics calculate(std::span<const RequestRecord> records, double duration, const
   for (const RequestRecord* r : done) good += add_request(*r, options.goodput, pools, m);
   const auto per_second = [&](double n) { return duration > 0 ? n / duration : 0; };
   m.request_throughput = per_second(static_cast<double>(m.completed));
-  m.output_throughput = per_second(static_cast<double>(m.total_output));
+  m.output_throughput = per_second(static_cast<double>(
+      m.total_output + (HARNESS_FAULT(kLoadOutputThroughputWithPrompt) ? m.total_input : 0)));
   m.total_token_throughput = per_second(static_cast<double>(m.total_input + m.total_output));
   if (options.goodput.any()) m.request_goodput = per_second(static_cast<double>(good));
   m.mean_concurrency = per_second(std::accumulate(pools.e2el.begin(), pools.e2el.end(), 0.0));

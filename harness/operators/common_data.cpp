@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "harness/fault.h"
 #include "harness/operators/common.h"
 
 namespace moecheck::harness {
@@ -80,7 +81,7 @@ void draw_row(const IdSource& s, const Random& random, std::int64_t row, std::sp
   const std::int64_t forced = s.must > 0 ? row % topk : -1;
   std::fill(ids.begin(), ids.end(), -1);
   const auto taken = [&](std::int64_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
-  auto position = static_cast<std::uint64_t>(row) << 20;
+  auto position = static_cast<std::uint64_t>(HARNESS_FAULT(kGenOneRoute) ? 0 : row) << 20;
   if (forced >= 0) ids[at(forced)] = s.must_begin + random.integer(position++, 0, s.must - 1);
   for (std::int64_t k = 0; k < topk; ++k) {
     if (k == forced) continue;
@@ -218,14 +219,15 @@ std::int64_t source_row(const Case& c, std::int64_t t) {
 
 std::int64_t padding_begin(const Case& c) {
   const std::int64_t tokens = c.integer("tokens");
-  return data_is(c, "padding") ? tokens - ceil_div(tokens, 4) : tokens;
+  return data_is(c, "padding") && !HARNESS_FAULT(kGenPaddingNever) ? tokens - ceil_div(tokens, 4) : tokens;
 }
 
 void fill_topk_ids(const Case& c, View ids, std::int64_t extra) {
   const std::int64_t tokens = c.integer("tokens"), topk = c.integer("topk"), columns = topk + extra;
   const IdSource source = id_source(c);
   const Random random(c.seed, "topk_ids"), drop(c.seed, "topk_ids -1");
-  const bool holes = data_is(c, "minus_one") || data_is(c, "nan_in_unrouted");
+  const bool holes =
+      !HARNESS_FAULT(kGenMinusOneNever) && (data_is(c, "minus_one") || data_is(c, "nan_in_unrouted"));
   std::vector<std::int64_t> row(at(topk));
   for (std::int64_t t = 0; t < tokens; ++t) {
     const std::int64_t r = source_row(c, t);
@@ -271,7 +273,8 @@ void poison_unrouted_weights(const Case& c, reference::ConstView ids, View weigh
 
 void fill_hidden_states(const Case& c, Tensor& x) {
   const std::int64_t tokens = c.integer("tokens"), hidden = c.integer("hidden");
-  const Random random(c.seed, "hidden_states"), channels(c.seed, "outlier channels");
+  const Random random(HARNESS_FAULT(kGenExpertSeedUnused) ? 0 : c.seed, "hidden_states"),
+      channels(c.seed, "outlier channels");
   const View view = x.view();
   std::vector<std::int64_t> outliers(at(std::max<std::int64_t>(1, hidden / 128)));
   for (std::size_t i = 0; i < outliers.size(); ++i) outliers[i] = channels.integer(i, 0, hidden - 1);
@@ -292,7 +295,8 @@ void fill_hidden_states(const Case& c, Tensor& x) {
     } else {
       fill_normal(x, random, 1, base, hidden, r * hidden);
       for (const std::int64_t h : outliers)
-        view.set(base + h, 6 * random.normal(static_cast<std::uint64_t>((tokens + r) * hidden + h)));
+        if (!HARNESS_FAULT(kGenNoOutliers))
+          view.set(base + h, 6 * random.normal(static_cast<std::uint64_t>((tokens + r) * hidden + h)));
     }
   }
 }
@@ -300,7 +304,8 @@ void fill_hidden_states(const Case& c, Tensor& x) {
 void fill_mlp(const Case& c, std::string_view stream, const MlpShape& shape, std::int64_t e,
               std::int64_t identity, Tensor& w13, Tensor& w2, Tensor* w13_scale, Tensor* w2_scale) {
   const auto random = [&](std::string_view what) {
-    return Random(c.seed, fmt::format("{}/{}/{}", stream, what, identity));
+    return Random(c.seed,
+                  fmt::format("{}/{}/{}", stream, what, HARNESS_FAULT(kGenExpertsAlike) ? 0 : identity));
   };
   const double gain = std::ldexp(1.0, magnitude(c));
   const bool exact = data_is(c, "integers");

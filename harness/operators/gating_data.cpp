@@ -3,6 +3,7 @@
 #include <limits>
 #include <numeric>
 
+#include "harness/fault.h"
 #include "harness/operators/gating.h"
 #include "harness/random.h"
 
@@ -34,9 +35,10 @@ double logit(std::string_view data, const GatingOptions& o, const Random& r, con
   if (data == "wide") return 24 * r.normal(i);
   if (data == "uniform") return r.uniform(i);
   if (data == "hot") return r.normal(i) + (e == 3 % o.experts ? 6 : 0);
-  if (data == "ties") return 0.5 * static_cast<double>(r.integer(i, -3, 3));
+  if (data == "ties")
+    return HARNESS_FAULT(kGenTiesNever) ? r.normal(i) : 0.5 * static_cast<double>(r.integer(i, -3, 3));
   // Steps of one unit of the last place around 1: scores within each other's error bounds, and equal ones.
-  if (data == "near_ties")
+  if (data == "near_ties" && !HARNESS_FAULT(kGenNearTiesNever))
     return 1 + static_cast<double>(r.integer(i, 0, 3)) * 2 * reference::unit_roundoff(o.logits_dtype);
   // The exact tier. With a bias, sigmoid saturates at 1 and the bias decides; without, logits are far apart.
   if (o.has_bias && o.scoring == Scoring::kSigmoid)
@@ -58,7 +60,8 @@ double bias(std::string_view data, const Random& r, const Permuted& p, std::int6
 void apply_edit(const Edit& edit, const GatingOptions& o, std::int64_t tokens, reference::View logits,
                 reference::View biases) {
   const std::int64_t columns = o.logit_columns();
-  if (edit.row >= tokens || edit.col >= columns) return;  // shrunk away
+  if (HARNESS_FAULT(kGenGatingEditsIgnored) || edit.row >= tokens || edit.col >= columns)
+    return;  // shrunk away
   const std::int64_t row = edit.row * columns;
   const auto whole_row = [&](double v) {
     for (std::int64_t e = 0; e < columns; ++e) logits.set(row + e, v);
@@ -86,8 +89,8 @@ void generate_gating(const Case& c, TensorSet& inputs) {
   const GatingOptions o = gating_options(c);
   const std::int64_t tokens = c.integer("tokens");
   const std::string_view data = c.choice("data");
-  const Random r(c.seed, "router_logits"), b(c.seed, "e_score_correction_bias"),
-      m(c.seed, "logical_to_physical");
+  const Random r(HARNESS_FAULT(kGenSeedUnused) ? 0 : c.seed, "router_logits"),
+      b(c.seed, "e_score_correction_bias"), m(c.seed, "logical_to_physical");
   const Permuted permuted(o.experts, b);
   const reference::View logits = inputs.view("router_logits"),
                         biases = inputs.view("e_score_correction_bias");
@@ -98,7 +101,8 @@ void generate_gating(const Case& c, TensorSet& inputs) {
     for (std::int64_t e = 0; e < o.experts; ++e) biases.set(e, bias(data, b, permuted, e));
   if (const reference::View table = inputs.view("logical_to_physical")) {
     const Permuted physical(o.experts, m);
-    for (std::int64_t e = 0; e < o.experts; ++e) table.set_int(e, physical(e));
+    for (std::int64_t e = 0; e < o.experts; ++e)
+      table.set_int(e, HARNESS_FAULT(kGenRemapIsIdentity) ? e : physical(e));
   }
   for (const Edit& edit : c.edits) apply_edit(edit, o, tokens, logits, biases);
 }

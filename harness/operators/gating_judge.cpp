@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "harness/fault.h"
 #include "harness/judge.h"
 #include "harness/operators/gating.h"
 
@@ -46,7 +47,8 @@ class RowJudge {
 
  private:
   bool in(const std::vector<bool>& groups, std::int64_t e) const {
-    return o_.groups == 1 || groups[static_cast<std::size_t>(e / gating_.experts_per_group())];
+    return o_.groups == 1 || HARNESS_FAULT(kGatingAnyGroupRight) ||
+           groups[static_cast<std::size_t>(e / gating_.experts_per_group())];
   }
 
   // Whether an unselected expert certainly ranks before a selected one, given the selected groups.
@@ -159,7 +161,7 @@ class GatingJudge {
     const std::int64_t expected = zero ? 0 : -1;
     for (std::int64_t k = 0; k < o_.slots(); ++k) {
       ++j_.elements;
-      if (id(t, k) != expected)
+      if (id(t, k) != expected && !HARNESS_FAULT(kGatingPaddingUnchecked))
         wrong_id(t, k, expected,
                  fmt::format("padded token {} has id {} instead of {}", t, id(t, k), expected));
       if (zero) judge_number(j_, weights_, at(t, k), Bounded::exact(0));
@@ -205,9 +207,9 @@ class GatingJudge {
   void row(std::int64_t t) {
     const GatingRow& r = e_.rows[static_cast<std::size_t>(t)];
     if (!routed_ids(t, ids_of_row_)) return;
-    shared_ids(t);
+    if (!HARNESS_FAULT(kGatingSharedIdsUnchecked)) shared_ids(t);
     if (r.undefined) return;
-    if (!distinct(t, ids_of_row_)) return;
+    if (!HARNESS_FAULT(kGatingDuplicatesAllowed) && !distinct(t, ids_of_row_)) return;
     const std::vector<std::int64_t>& ref = e_.selections[static_cast<std::size_t>(t)];
     Selection s;
     s.masked = e_.masked[static_cast<std::size_t>(t)];
@@ -216,7 +218,8 @@ class GatingJudge {
       if (s.right == Right::kNo) return;
       if (!order(t, r, s)) return;
     }
-    e_.gating.weights(r, ids_of_row_, bounds_, s.masked.empty() ? nullptr : &s.masked);
+    e_.gating.weights(r, HARNESS_FAULT(kGatingWeightsByPosition) ? ref : ids_of_row_, bounds_,
+                      s.masked.empty() ? nullptr : &s.masked);
     for (std::int64_t k = 0; k < o_.slots(); ++k) {
       const Bounded& b = bounds_[static_cast<std::size_t>(k)];
       if (!is_unbounded(b)) judge_number(j_, weights_, at(t, k), b);
@@ -270,7 +273,7 @@ class GatingJudge {
         const bool known = !s.masked.empty();
         wrong = gating_order(r, b, a, known && s.masked[i], known && s.masked[i - 1]) == Order::kBefore;
       }
-      if (!wrong) continue;
+      if (!wrong || HARNESS_FAULT(kGatingOrderUnchecked)) continue;
       wrong_id(t, k, b,
                fmt::format("token {}: slots {} and {} (experts {} and {}) are not in {} order", t, k - 1, k,
                            a, b, o_.policy.order == SlotOrder::kId ? "id" : "score"));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "harness/fault.h"
 #include "harness/operators/indexer_cache.h"
 
 namespace moecheck::harness {
@@ -57,7 +58,7 @@ std::optional<std::string> shape_refusal(const Case& c) {
         "layout=preshuffled: {} knows row_major alone; use layout=row_major, or policy=aiter or "
         "vllm_rocm_triton",
         policy);
-  if (policy == "vllm_rocm_triton" && shuffled != (b > 1))
+  if (policy == "vllm_rocm_triton" && shuffled != (b > 1) && !HARNESS_FAULT(kCaseShuffleWithAnyPage))
     return fmt::format(
         "layout={} with block_size={}: the Triton kernels choose row_major for block_size 1 and preshuffled "
         "otherwise; use layout={}",

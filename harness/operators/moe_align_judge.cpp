@@ -5,6 +5,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "harness/fault.h"
 #include "harness/judge.h"
 #include "harness/operators/moe_align.h"
 
@@ -52,7 +53,7 @@ void judge_tail(const Case& c, const TensorSet& inputs, const Alignment& got, co
   const reference::AlignOptions o = align_options(c, inputs);
   const std::int64_t used = ceil_div(got.num_tokens_post_padded, o.block_size);
   for (std::int64_t b = used; b < static_cast<std::int64_t>(got.expert_ids.size()); ++b)
-    if (got.expert_ids[at(b)] != o.tail_expert)
+    if (got.expert_ids[at(b)] != o.tail_expert && !HARNESS_FAULT(kAlignTailUnchecked))
       fail_element(
           j, outputs.at("expert_ids"), b, o.tail_expert, got.expert_ids[at(b)],
           fmt::format("{} behind the last block instead of {}", got.expert_ids[at(b)], o.tail_expert));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "harness/fault.h"
 #include "harness/judge.h"
 #include "harness/operators/mqa_logits.h"
 
@@ -81,7 +82,10 @@ class LogitsJudge {
       const std::int64_t i = r * o_.row_stride + col;
       ++j_.elements;
       const double got = logits_.view().at(i);
-      if (before_ == nullptr ? got == -INFINITY : same(i)) continue;
+      if (HARNESS_FAULT(kLogitsFillUnchecked) || before_ == nullptr
+              ? HARNESS_FAULT(kLogitsFillUnchecked) || got == -INFINITY
+              : same(i))
+        continue;
       const bool padding = col >= o_.width;
       fail_element(
           j_, logits_, i, padding ? before_->view().at(i) : -INFINITY, got,

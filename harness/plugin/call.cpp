@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "harness/fault.h"
+
 namespace moecheck::harness {
 namespace {
 
@@ -52,7 +56,8 @@ DLDataType dl_dtype(DType dtype) {
     case DType::kE4M3FN:
       return type(MOECHECK_DL_FLOAT8_E4M3FN, 8);
     case DType::kE4M3FNUZ:
-      return type(MOECHECK_DL_FLOAT8_E4M3FNUZ, 8);
+      return type(HARNESS_FAULT(kPluginFnuzAsFn) ? MOECHECK_DL_FLOAT8_E4M3FN : MOECHECK_DL_FLOAT8_E4M3FNUZ,
+                  8);
     case DType::kE5M2:
       return type(MOECHECK_DL_FLOAT8_E5M2, 8);
     case DType::kE8M0:
@@ -71,8 +76,10 @@ void TensorStructs::add(const Tensor& t, void* data, DLDevice device, bool in_pl
   One& one = all_.emplace_back();
   one.dtype = reference::name(t.dtype());
   one.shape = t.shape().dim;
+  if (HARNESS_FAULT(kPluginShapeReversed))
+    std::reverse(one.shape.begin(), one.shape.begin() + t.shape().rank);
   one.tensor.struct_size = sizeof(moecheck_tensor);
-  one.tensor.in_place = in_place ? 1 : 0;
+  one.tensor.in_place = in_place && !HARNESS_FAULT(kPluginInPlaceNotTold) ? 1 : 0;
   one.tensor.name = t.name().c_str();
   one.tensor.dtype = one.dtype.c_str();
   one.tensor.tensor = {data, device, t.shape().rank, dl_dtype(t.dtype()), one.shape.data(), nullptr, 0};

@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "harness/fault.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::report {
@@ -29,7 +30,8 @@ std::int64_t Tally::failures() const {
 Verdict Tally::worst() const {
   Verdict worst = Verdict::kSkip;
   for (const Verdict v : kReadingOrder)
-    if ((*this)[v] > 0) worst = worse(worst, v);
+    if ((*this)[v] > 0)
+      worst = HARNESS_FAULT(kReportWorstCellIsFirst) && worst != Verdict::kSkip ? worst : worse(worst, v);
   return worst;
 }
 
@@ -70,12 +72,15 @@ std::vector<Group> group_records(std::span<const Record> records) {
 Evidence evidence(std::span<const Record* const> records) {
   std::unordered_map<std::string_view, bool> failed;
   for (const Record* r : records) {
-    if (r->result.verdict == Verdict::kSkip || r->result.verdict == Verdict::kWaived) continue;
+    if ((r->result.verdict == Verdict::kSkip && !HARNESS_FAULT(kReportSkipsCountAsEvidence)) ||
+        r->result.verdict == Verdict::kWaived)
+      continue;
     bool& f = failed[r->case_line];
     f = f || is_failure(r->result.verdict);
   }
   Evidence e;
-  e.cases = static_cast<std::int64_t>(failed.size());
+  e.cases = static_cast<std::int64_t>(HARNESS_FAULT(kReportRepeatsCountAsEvidence) ? records.size()
+                                                                                   : failed.size());
   for (const auto& [line, f] : failed) e.failed += f;
   return e;
 }
@@ -88,7 +93,7 @@ std::string evidence_text(const Evidence& e) {
     return fmt::format("0 failures in {} bounds the failure rate by {:.0f}% at 95%", count(e.cases, "case"),
                        100 * (1 - std::pow(0.05, 1 / n)));
   return fmt::format("0 failures in {} cases bounds the failure rate by 3/{} = {:.2g}% at 95%",
-                     grouped(e.cases), e.cases, 300 / n);
+                     grouped(e.cases), e.cases, (HARNESS_FAULT(kReportBoundOfOneOverN) ? 100 : 300) / n);
 }
 
 std::vector<Kernels> kernels(std::span<const Record> records) {

@@ -129,14 +129,13 @@ void write_kernels(std::string& out, const Page& page) {
 }
 
 void write_open(std::string& out, const Page& page) {
-  Reasons undecided, skipped, waived;
+  Reasons undecided, skipped;
   std::int64_t elements = 0, open_elements = 0;
   for (const Record& r : page.records) {
     elements += r.result.elements;
     open_elements += r.result.undecided;
     if (r.result.verdict == Verdict::kUndecided) undecided.add(reason_text(r, "", r.result.reason));
     if (r.result.verdict == Verdict::kSkip) skipped.add(reason_text(r, "", r.result.reason));
-    if (r.result.verdict == Verdict::kWaived) waived.add(reason_text(r, "", r.result.reason));
   }
   open_section(
       out, "open", "Open and skipped",
@@ -144,7 +143,6 @@ void write_open(std::string& out, const Page& page) {
                   grouped(open_elements), grouped(elements), count(page.tally[Verdict::kSkip], "check")));
   write_reasons(out, "Undecided", badge(Verdict::kUndecided), undecided, true);
   write_reasons(out, "Skipped", badge(Verdict::kSkip), skipped, true);
-  write_reasons(out, "Waived", badge(Verdict::kWaived), waived, true);
   out += "</section>\n";
 }
 

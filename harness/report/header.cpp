@@ -95,11 +95,12 @@ void write_header(std::string& out, const Page& page) {
   if (!page.options.command.empty())
     put(out, "<p class=cmd><code>{}</code></p>\n", html(page.options.command));
   if (!page.records.empty())
-    out +=
-        "<nav><a href=#matrix>Matrix</a><a href=#failures>Failures</a><a href=#evidence>Evidence</a><a "
+    put(out,
+        "<nav><a href=#matrix>Matrix</a><a href=#failures>Failures</a>{}<a href=#evidence>Evidence</a><a "
         "href=#headroom>Headroom</a>"
         "<a href=#contract>Contract</a><a href=#open>Open and skipped</a><a href=#checks>Every "
-        "check</a></nav>\n";
+        "check</a></nav>\n",
+        has_waived(page) ? "<a href=#waived>Waived</a>" : "");
   out += "</header>\n";
 }
 

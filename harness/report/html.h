@@ -3,6 +3,7 @@
 #include <span>
 #include <string>
 
+#include "harness/ledger/waivers.h"
 #include "harness/record.h"
 
 namespace moecheck::harness {
@@ -10,6 +11,8 @@ namespace moecheck::harness {
 struct HtmlOptions {
   std::string command;  // that makes this page again, shown in it
   std::string title = "moecheck report";
+  // Every waiver of the run and its state, where they are known; what they point to must outlive the call.
+  std::span<const ledger::AuditedWaiver> waivers = {};
 };
 
 // Whatever bytes the records hold, the page is valid UTF-8 and shows them as text. The same records give the

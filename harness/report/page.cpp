@@ -116,6 +116,7 @@ std::string html_report(std::span<const Record> records, const HtmlOptions& opti
   if (!records.empty()) {
     report::write_matrix(out, page);
     report::write_failures(out, page);
+    report::write_waived(out, page);
     report::write_evidence(out, page);
     report::write_headroom(out, page);
     report::write_clauses(out, page);

@@ -56,6 +56,7 @@ struct Page {
   Page(std::span<const Record> records, const HtmlOptions& options);
 };
 
+bool has_waived(const Page& page);  // whether write_waived writes
 std::string cell_id(const Page& page, const Group& group, const Cell& cell);
 std::string configuration(const Cell& cell);       // "glm-4.7, vllm_cuda" as HTML
 bool is_planted(std::string_view implementation);  // "NAME!FAULT"
@@ -67,6 +68,7 @@ void write_failures(std::string& out, const Page& page);
 void write_headroom(std::string& out, const Page& page);
 void write_clauses(std::string& out, const Page& page);
 void write_kernels(std::string& out, const Page& page);  // nothing without kernels to choose from
+void write_waived(std::string& out, const Page& page);  // nothing without waivers and waived failures
 void write_open(std::string& out, const Page& page);
 void write_checks(std::string& out, const Page& page);
 void write_footer(std::string& out, const Page& page);

@@ -91,7 +91,7 @@ a.t,.tone.t{background:var(--ts);color:var(--ti)}
 a.w,.tone.w{background:var(--ws);color:var(--wi)}
 .grid a.f,.grid a.c{background:var(--f);color:#fff}
 @media(prefers-color-scheme:dark){.grid a.f,.grid a.c{color:#101316}}
-#failures h3{margin:26px 0 10px;font-size:15px}#failures h3 span{font-weight:400;color:var(--dim)}
+#failures h3,#waived h3{margin:26px 0 10px;font-size:15px}#failures h3 span,#waived h3 span{font-weight:400;color:var(--dim)}
 .n,h3 .n{color:var(--dim);font-weight:400;font-size:13px;margin-left:8px}
 .card{padding:13px 18px 15px;margin-bottom:12px;border-left-width:4px}
 .card.f{border-left-color:var(--f)}.card.s{border-left-color:var(--s)}.card.m{border-left-color:var(--m)}

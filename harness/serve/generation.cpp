@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "harness/fault.h"
+
 namespace moecheck::harness::serve {
 
 using UsagePlace = StreamStyle::Usage;
@@ -39,7 +41,8 @@ const std::vector<TokenId>* Generation::echoed(std::size_t sequence) const {
 Usage Generation::usage() const {
   Usage u;
   for (const auto& prompt : spec_.prompts) u.prompt_tokens += static_cast<std::int64_t>(prompt.size());
-  for (const Choice& c : choices_) u.completion_tokens += c.tokens;
+  for (const Choice& c : choices_)
+    u.completion_tokens = (HARNESS_FAULT(kServeUsageOfLastChoice) ? 0 : u.completion_tokens) + c.tokens;
   u.cached_tokens = cached_tokens_;
   return u;
 }
@@ -124,7 +127,7 @@ bool Generation::finish_stream() {
     if (place == UsagePlace::kSeparate || (place == UsagePlace::kAsked && spec_.include_usage))
       stream_.event(renderer_.usage_event(usage()));
   }
-  if (plan_.fault != Fault::kNoDone) stream_.event("[DONE]");
+  if (plan_.fault != Fault::kNoDone && !HARNESS_FAULT(kServeDoneMissing)) stream_.event("[DONE]");
   exchange_->finish();
   return over_ = true;
 }

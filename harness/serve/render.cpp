@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "harness/fault.h"
+
 namespace moecheck::harness::serve {
 namespace {
 
@@ -12,7 +14,7 @@ const char* finish_reason(Ending e) {
     case Ending::kStop:
       return "\"stop\"";
     case Ending::kLength:
-      return "\"length\"";
+      return HARNESS_FAULT(kServeLengthIsStop) ? "\"stop\"" : "\"length\"";
     default:
       return "null";
   }
@@ -71,7 +73,8 @@ std::string Renderer::usage_json(const Usage& u) const {
   return fmt::format(
       "{{\"prompt_tokens\":{},\"completion_tokens\":{},\"total_tokens\":{},\"prompt_tokens_details\":{{"
       "\"cached_tokens\":{}}}}}",
-      u.prompt_tokens, u.completion_tokens, u.prompt_tokens + u.completion_tokens, u.cached_tokens);
+      u.prompt_tokens, u.completion_tokens,
+      (HARNESS_FAULT(kServeTotalWithoutPrompt) ? 0 : u.prompt_tokens) + u.completion_tokens, u.cached_tokens);
 }
 
 std::string Renderer::event(std::size_t index, const Delta& delta, const std::vector<TokenId>* prompt,

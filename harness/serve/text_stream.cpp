@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "harness/fault.h"
+
 namespace moecheck::harness::serve {
 TextStream::TextStream(const std::vector<std::string>& stops) {
   for (const std::string& text : stops) {
@@ -23,6 +25,8 @@ bool TextStream::add(std::string_view bytes) {
     decoder_.add(bytes, text_);
     return false;
   }
+  for (Stop& s : stops_)
+    if (HARNESS_FAULT(kServeStopWithinAToken)) s.matched = 0;
   for (const char c : bytes) {
     held_ += c;
     std::size_t longest = 0, complete = 0;
@@ -32,7 +36,8 @@ bool TextStream::add(std::string_view bytes) {
       longest = std::max(longest, s.matched);
       if (s.matched == s.text.size()) complete = std::max(complete, s.matched);
     }
-    const std::size_t free = held_.size() - (complete > 0 ? complete : longest);
+    const std::size_t free =
+        held_.size() - (complete > 0 ? (HARNESS_FAULT(kServeStopStringShown) ? 0 : complete) : longest);
     decoder_.add(std::string_view(held_).substr(0, free), text_);
     held_.erase(0, free);
     if (complete > 0) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "harness/fault.h"
 #include "harness/statistics/distributions.h"
 
 namespace moecheck::harness {
@@ -30,16 +31,21 @@ double standard_error(std::int64_t k, std::int64_t n) {
 
 Interval wilson(std::int64_t k, std::int64_t n, double alpha) {
   if (n <= 0) return {0, 1};
-  const double z = normal_quantile(1 - alpha / 2), z2 = z * z, m = static_cast<double>(n);
+  const double z = normal_quantile(1 - alpha / (HARNESS_FAULT(kWilsonOneSided) ? 1 : 2)), z2 = z * z,
+               m = static_cast<double>(n);
   const double p = static_cast<double>(k) / m, middle = (p + z2 / (2 * m)) / (1 + z2 / m);
-  const double half = z / (1 + z2 / m) * std::sqrt(p * (1 - p) / m + z2 / (4 * m * m));
+  const double half =
+      z / (1 + z2 / m) * std::sqrt(p * (1 - p) / m + (HARNESS_FAULT(kWilsonIsWald) ? 0 : z2 / (4 * m * m)));
   return {k == 0 ? 0 : std::max(0.0, middle - half), k == n ? 1 : std::min(1.0, middle + half)};
 }
 
 Interval clopper_pearson(std::int64_t k, std::int64_t n, double alpha) {
   if (n <= 0) return {0, 1};
   Interval i{0, 1};
-  if (k > 0) i.low = bisect(0, 1, [&](double p) { return binomial_upper(k, n, p) - alpha / 2; });
+  if (k > 0)
+    i.low = bisect(0, 1, [&](double p) {
+      return binomial_upper(k, n, p) - alpha / (HARNESS_FAULT(kClopperPearsonOneSided) ? 1 : 2);
+    });
   if (k < n) i.high = bisect(0, 1, [&](double p) { return alpha / 2 - binomial_cdf(k, n, p); });
   return i;
 }

@@ -7,6 +7,7 @@
 #include <numbers>
 #include <numeric>
 
+#include "harness/fault.h"
 #include "harness/random.h"
 #include "harness/statistics/distributions.h"
 
@@ -36,7 +37,8 @@ double PairedCounts::difference() const { return n() == 0 ? 0 : real(fixes - reg
 double PairedCounts::standard_error() const {
   if (n() < 2) return std::numeric_limits<double>::quiet_NaN();
   const double m = real(n()), d = real(fixes - regressions);
-  return std::sqrt((real(discordant()) - d * d / m) / (m * (m - 1)));
+  return std::sqrt((real(discordant()) - d * d / m) /
+                   (m * (m - (HARNESS_FAULT(kPairedErrorOfNSquared) ? 0 : 1))));
 }
 
 PairedCounts paired_counts(const std::vector<bool>& a, const std::vector<bool>& b) {
@@ -48,11 +50,14 @@ PairedCounts paired_counts(const std::vector<bool>& a, const std::vector<bool>& 
 
 double mcnemar_two_sided(const PairedCounts& c) {
   if (c.discordant() == 0) return 1;
-  return std::min(1.0, 2 * binomial_cdf(std::min(c.regressions, c.fixes), c.discordant(), 0.5));
+  return std::min(1.0, (HARNESS_FAULT(kMcnemarOneTail) ? 1 : 2) *
+                           binomial_cdf(std::min(c.regressions, c.fixes), c.discordant(), 0.5));
 }
 
 double mcnemar_worse(const PairedCounts& c) {
-  return c.discordant() == 0 ? 1 : binomial_upper(c.regressions, c.discordant(), 0.5);
+  return c.discordant() == 0 ? 1
+                             : binomial_upper(HARNESS_FAULT(kMcnemarCountsSwapped) ? c.fixes : c.regressions,
+                                              c.discordant(), 0.5);
 }
 
 double tango_z(const PairedCounts& p, double difference) {
@@ -86,7 +91,9 @@ Interval tango_interval(const PairedCounts& c, double alpha) {
   return {tango_z(c, -1) <= z ? -1 : solve(-1, d, z), tango_z(c, 1) >= -z ? 1 : solve(d, 1, -z)};
 }
 
-double noninferiority_p(const PairedCounts& c, double margin) { return normal_upper(tango_z(c, -margin)); }
+double noninferiority_p(const PairedCounts& c, double margin) {
+  return normal_upper(tango_z(c, HARNESS_FAULT(kNoninferiorityWrongSide) ? margin : -margin));
+}
 
 double proven_margin(const PairedCounts& c, double alpha) {
   return std::max(0.0, -tango_interval(c, 2 * alpha).low);
@@ -95,7 +102,7 @@ double proven_margin(const PairedCounts& c, double alpha) {
 Interval paired_bootstrap(const PairedCounts& c, int resamples, std::uint64_t seed, double alpha) {
   const std::int64_t n = c.n();
   if (n == 0 || resamples < 1) return {0, 0};
-  const Random random(seed, "paired_bootstrap");
+  const Random random(HARNESS_FAULT(kBootstrapIgnoresSeed) ? 0 : seed, "paired_bootstrap");
   std::vector<double> means(static_cast<std::size_t>(resamples));
   std::uint64_t draw = 0;
   for (double& mean : means) {
@@ -148,7 +155,9 @@ std::vector<double> holm(std::span<const double> p) {
   std::vector<double> adjusted(p.size());
   double largest = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
-    largest = std::max(largest, std::min(1.0, static_cast<double>(p.size() - i) * p[order[i]]));
+    largest = std::max(
+        largest, std::min(1.0, static_cast<double>(p.size() - (HARNESS_FAULT(kHolmIsBonferroni) ? 0 : i)) *
+                                   p[order[i]]));
     adjusted[order[i]] = largest;
   }
   return adjusted;

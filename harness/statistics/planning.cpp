@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "harness/fault.h"
 #include "harness/statistics/distributions.h"
 
 namespace moecheck::harness {
@@ -32,7 +33,8 @@ double provable_margin(double psi, double n, double alpha, double power) {
 }
 
 std::int64_t questions_for_margin(double psi, double margin, double alpha, double power) {
-  const double z = normal_quantile(1 - alpha) + normal_quantile(power);
+  const double z =
+      normal_quantile(1 - alpha) + (HARNESS_FAULT(kPlanPowerForgotten) ? 0 : normal_quantile(power));
   return std::max<std::int64_t>(1,
                                 static_cast<std::int64_t>(std::ceil(z * z * psi / (margin * margin) - 1e-9)));
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "harness/fault.h"
 #include "harness/statistics/planning.h"
 
 namespace moecheck::harness {
@@ -23,10 +24,10 @@ PairedVerdict judge_pairs(const VerdictInput& in) {
   v.interval = tango_interval(c, in.alpha);
   v.log_e_value = log_e_value(c.regressions, c.fixes);
   const bool worse = v.worse_p < in.alpha, within = v.noninferiority_p < in.alpha;
-  v.verdict = worse && !within  ? ComparisonVerdict::kRegression
-              : worse && within ? ComparisonVerdict::kWorseWithinMargin
-              : within          ? ComparisonVerdict::kNoRegression
-                                : ComparisonVerdict::kInconclusive;
+  v.verdict = worse && !within                                      ? ComparisonVerdict::kRegression
+              : worse && within                                     ? ComparisonVerdict::kWorseWithinMargin
+              : within || HARNESS_FAULT(kVerdictInconclusiveIsFine) ? ComparisonVerdict::kNoRegression
+                                                                    : ComparisonVerdict::kInconclusive;
   if (!within) {
     const double psi = std::max(c.discordance(), 1.5 / static_cast<double>(c.n()));
     v.questions_needed = questions_for_margin(psi, in.margin, in.alpha);

@@ -1,4 +1,5 @@
 // The attention blocks of blocks.h.
+#include "harness/fault.h"
 #include "harness/streams/blocks.h"
 
 namespace moecheck::harness::streams {
@@ -77,7 +78,7 @@ StreamProgram mla_prepare(const MlaPrepare& o) {
   }
   p.kernel("bmm", cur, {q}, {qn});
   p.kernel("rope_cat_cache", cur, {q, qn, latent}, {q_cat, kv});
-  if (o.a_v4) join(Join::kLate);
+  if (o.a_v4 && !HARNESS_FAULT(kBlocksAttentionNotJoined)) join(Join::kLate);
   p.kernel("attention", cur, {q_cat, kv, topk_idx}, {attn}, 3);
   p.kernel("o_proj", cur, {attn}, {hid});
   if (graph >= 0) {
@@ -95,7 +96,7 @@ StreamProgram indexer_two_stages(const std::string& dropped, bool capturing) {
             cache = p.buffer("idx_cache", 132), logits = p.buffer("logits", 4096);
   const int graph = capturing ? p.begin_capture(cur, "indexer") : -1;
   const auto edge = [&](const char* name, int from, int to) {
-    if (dropped == name) return;
+    if (dropped == name || (HARNESS_FAULT(kBlocksInnerForkMissing) && name == std::string("F2"))) return;
     p.wait_stream(to, from);
     p.steps.back().name = name;
   };

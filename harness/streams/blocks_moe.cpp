@@ -1,6 +1,7 @@
 // The MoE blocks of blocks.h.
 #include <fmt/format.h>
 
+#include "harness/fault.h"
 #include "harness/streams/blocks.h"
 
 namespace moecheck::harness::streams {
@@ -33,21 +34,21 @@ StreamProgram glm4_moe(const Glm4Moe& o) {
   const int clone = clones ? p.buffer("h_clone", row) : h;
   const int scratch = o.scratch == Scratch::kNone
                           ? -1
-                          : p.add_scratch("workspace", o.scratch == Scratch::kStream, o.bytes.workspace);
+                          : p.add_scratch("workspace", o.scratch == Scratch::kStream && !HARNESS_FAULT(kBlocksScratchPerDevice), o.bytes.workspace);
   const auto use_scratch = [&](int step) {
     if (scratch >= 0) p.steps[static_cast<std::size_t>(step)].scratch = {scratch};
   };
 
   int outside = -1;
-  if (o.outside_event) {
+  if (o.outside_event || (HARNESS_FAULT(kBlocksWaitsOutsideCapture) && o.capturing)) {
     p.kernel("prefetch", alt, {}, {we});
     outside = p.record(alt);
   }
   const int graph = o.capturing ? p.begin_capture(cur, "block") : -1;
   if (outside >= 0) p.wait(cur, outside);
   p.kernel("P", cur, {x}, {h});
-  if (o.input == Input::kInPlaceClone) p.kernel("clone", cur, {h}, {clone});
-  if (o.dual && o.fork == Fork::kBefore) fork(p, alt, cur);
+  if (o.input == Input::kInPlaceClone) p.kernel("clone", HARNESS_FAULT(kBlocksCloneOnSideStream) ? alt : cur, {h}, {clone});
+  if (o.dual && o.fork == Fork::kBefore && !HARNESS_FAULT(kBlocksForkMissing)) fork(p, alt, cur);
   if (o.input == Input::kLateClone) p.kernel("clone", side, {h}, {clone});
   const int s = p.kernel("S", main, {clone, ws}, {shared}, 3);
   use_scratch(s);
@@ -58,13 +59,13 @@ StreamProgram glm4_moe(const Glm4Moe& o) {
   const int e = p.kernel("E", side, {h, ids, we}, {y}, 4);
   use_scratch(e);
   if (o.scale_outside) p.kernel("M", side, {y}, {y});
-  if (o.dual && o.join != Join::kNone) p.wait_stream(cur, alt);
+  if (o.dual && o.join != Join::kNone && !HARNESS_FAULT(kBlocksJoinMissing)) p.wait_stream(cur, alt);
   p.kernel("A", cur, {y, shared}, {y});
   const int out = freed ? p.buffer("out", row) : y;
   p.kernel("R", cur, {y}, {out});
   if (freed) {
     // The host drops y when the block returns. The next work of the side stream gets its bytes, and no new fork orders it.
-    if (o.output == Output::kRecorded) p.record_stream(y, cur);
+    if (o.output == Output::kRecorded) p.record_stream(y, HARNESS_FAULT(kBlocksRecordWrongStream) ? side : cur);
     if (o.output == Output::kRecordedWrong) p.record_stream(y, side);
     p.free(y);
     const int next = p.buffer("y_next", row, side);
@@ -85,7 +86,8 @@ StreamProgram deepseek_moe(DeepseekForm form, bool capturing, bool scale_outside
   StreamProgram p;
   const int cur = p.stream("cur"), alt = p.stream("alt");
   const bool alt_first = form == DeepseekForm::kAltFirst || form == DeepseekForm::kAltFirstKept;
-  const bool disposed = form == DeepseekForm::kAltFirst;
+  const bool disposed =
+      form == DeepseekForm::kAltFirst || (HARNESS_FAULT(kBlocksDisposedTooEarly) && form == DeepseekForm::kAltFirstKept);
   const int x = p.buffer("x", kRow), h = p.buffer("h", kRow, disposed ? cur : -1),
             permuted = p.buffer("permuted", kRow), shared = p.buffer("s", kRow),
             logits = p.buffer("router_logits", 512), ids = p.buffer("topk", 64), y = p.buffer("y", kRow);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "harness/case.h"
+#include "harness/fault.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::streams {
@@ -24,8 +25,8 @@ DualDecision glm4(const DualPolicy& p, const DualState& s) {
     case DualMode::kAuto:
       break;
   }
-  if (s.capturing) return {true, "capturing: the threshold is not asked"};
-  const bool few = s.tokens <= p.threshold;
+  if (s.capturing && !HARNESS_FAULT(kPolicyCaptureAsksThreshold)) return {true, "capturing: the threshold is not asked"};
+  const bool few = HARNESS_FAULT(kPolicyThresholdStrict) ? s.tokens < p.threshold : s.tokens <= p.threshold;
   return {few,
           fmt::format("{} tokens, {} the threshold of {}", s.tokens, few ? "at most" : "above", p.threshold)};
 }
@@ -68,8 +69,8 @@ DualRule require_rule(const std::string& given) { return require<DualRule>(given
 
 DualDecision decide(const DualPolicy& p, const DualState& s) {
   if (!s.alt_stream) return {false, "there is no second stream"};
-  if (s.tokens <= 0) return {false, "no tokens"};
-  if (s.fused_shared_experts) return {false, "the shared experts are fused into the routed ones"};
+  if (s.tokens <= 0 && !HARNESS_FAULT(kPolicyEmptyBatchForks)) return {false, "no tokens"};
+  if (s.fused_shared_experts && !HARNESS_FAULT(kPolicyFusedOnTwoStreams)) return {false, "the shared experts are fused into the routed ones"};
   if (s.all_to_all) return {false, "dispatch goes through all-to-all"};
   switch (p.rule) {
     case DualRule::kGlm4:
@@ -116,11 +117,11 @@ Platform require_platform(const std::string& name) {
 }
 
 bool makes_alt_stream(AltStreamGate gate, const Platform& p) {
-  return p.cuda || (gate == AltStreamGate::kCudaAndHip && p.hip);
+  return p.cuda || (gate == AltStreamGate::kCudaAndHip && p.hip && !HARNESS_FAULT(kStreamsHipGateDropped));
 }
 
 bool scales_outside(ScaleGate gate, const Platform& p) {
-  return gate == ScaleGate::kDualMain ? !p.cuda : !p.cuda && !p.aiter;
+  return gate == ScaleGate::kDualMain ? !p.cuda : !p.cuda && (!p.aiter || HARNESS_FAULT(kStreamsScaleTwice));
 }
 
 int times_scaled(ScaleGate gate, const Platform& p) {

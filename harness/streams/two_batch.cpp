@@ -7,6 +7,7 @@
 #include <map>
 
 #include "harness/case.h"
+#include "harness/fault.h"
 
 namespace moecheck::harness::streams {
 namespace {
@@ -71,7 +72,7 @@ class Builder {
         issues(op.name) || awaits(op.name) ? op.name.substr(0, op.name.size() - 2) : op.name;
     const char letter = batch == 0 ? 'A' : 'B';
     if (awaits(op.name)) {
-      p_.wait(cur_, pending_.at(fmt::format("{}{}", letter, base)));
+      if (!HARNESS_FAULT(kTwoBatchWaitMissing)) p_.wait(cur_, pending_.at(fmt::format("{}{}", letter, base)));
       return;
     }
     const std::string label = fmt::format("{}{}.{}", letter, op.layer, base);
@@ -115,6 +116,7 @@ int default_delta(TwoBatchPlan plan) { return plan == TwoBatchPlan::kPrefill ? 0
 std::vector<Stage> cut_stages(const std::vector<StageOp>& operations) {
   std::vector<Stage> all(1);
   for (const StageOp& op : operations) {
+    if (HARNESS_FAULT(kTwoBatchYieldMissing) && op.name == "|") continue;
     if (op.name != "|") {
       all.back().push_back(op);
       continue;
@@ -141,8 +143,8 @@ std::vector<Turn> turns(int stages, int delta) {
   std::vector<Turn> list;
   for (int i = 0; i < delta; ++i) list.push_back({0, i});
   for (int i = delta; i < stages; ++i) {
-    list.push_back({0, i});
-    list.push_back({1, i - delta});
+    list.push_back(HARNESS_FAULT(kTwoBatchOrderSwapped) ? Turn{1, i - delta} : Turn{0, i});
+    list.push_back(HARNESS_FAULT(kTwoBatchOrderSwapped) ? Turn{0, i} : Turn{1, i - delta});
   }
   for (int i = stages - delta; i < stages; ++i) list.push_back({1, i});
   return list;

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "harness/case.h"
+#include "harness/fault.h"
 #include "harness/json.h"
 #include "harness/statistics/planning.h"
 #include "harness/tasks/python_text.h"
@@ -41,11 +42,11 @@ Matched match(const Run& a, const Run& b) {
     const Sample& t = *it->second;
     of_b.erase(it);
     const bool other_doc = s.doc_hash != t.doc_hash || s.target_hash != t.target_hash;
-    const bool other_prompt = s.prompt_hash != t.prompt_hash;
+    const bool other_prompt = s.prompt_hash != t.prompt_hash && !HARNESS_FAULT(kCompareOtherPromptsAllowed);
     m.other_doc += other_doc;
     m.other_prompt += other_prompt;
     if ((other_doc || other_prompt) && m.first_other < 0) m.first_other = s.doc_id;
-    if (!s.failed && !t.failed) m.pairs.push_back({&s, &t});
+    if ((!s.failed && !t.failed) || HARNESS_FAULT(kCompareFailedIsWrong)) m.pairs.push_back({&s, &t});
   }
   m.only_b = static_cast<std::int64_t>(of_b.size());
   return m;

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "harness/case.h"
+#include "harness/fault.h"
 #include "harness/tasks/python_random.h"
 #include "harness/tasks/python_text.h"
 #include "harness/tasks/sha256.h"
@@ -42,7 +43,9 @@ class ShotSampler {
     if (!task_.shots_from_test) return random_.sample(n, k_);
     // The document itself may be drawn: one more than needed, without it.
     std::vector<std::int32_t> rows = random_.sample(n, k_ + 1);
-    std::erase_if(rows, [&](std::int32_t r) { return shot(r).json == doc.json; });
+    std::erase_if(rows, [&](std::int32_t r) {
+      return shot(r).json == doc.json && !HARNESS_FAULT(kPromptsQuestionAmongShots);
+    });
     if (rows.size() < static_cast<std::size_t>(k_)) {
       // It stands in the file more than once, and was drawn more than once: lm_eval draws again from the others.
       std::vector<std::int32_t> others;
@@ -75,6 +78,7 @@ class ShotSampler {
 std::string target_of(const Task& task, const std::string& answer) {
   if (task.target == Target::kWhole) return answer;
   const std::size_t at = answer.rfind("####");
+  if (HARNESS_FAULT(kPromptsTargetNotStripped) && at != answer.npos) return answer.substr(at + 4);
   return std::string(
       python_strip(at == answer.npos ? std::string_view(answer) : std::string_view(answer).substr(at + 4)));
 }
@@ -91,12 +95,15 @@ std::vector<Turn> turns(const Task& task, const PromptOptions& options, const Do
   const auto question = [&](const Document& d) {
     return task.question_prefix + d.question + task.question_suffix;
   };
-  if (!options.system_instruction.empty()) list.push_back({{"system", options.system_instruction}, ""});
+  if (!options.system_instruction.empty() && !HARNESS_FAULT(kPromptsSystemDropped))
+    list.push_back({{"system", options.system_instruction}, ""});
   for (const std::int32_t row : rows) {
     const Document& shot = shots.shot(row);
     const std::string answer = task.shots == Shots::kFixed ? shot.answer : target_of(task, shot.answer);
     list.push_back({{"user", question(shot)}, answer.empty() ? "" : task.target_delimiter});
-    if (!answer.empty()) list.push_back({{"assistant", answer}, task.fewshot_delimiter});
+    if (!answer.empty())
+      list.push_back({{"assistant", answer},
+                      HARNESS_FAULT(kPromptsOneNewline) ? std::string("\n") : task.fewshot_delimiter});
   }
   list.push_back({{"user", question(doc)}, ""});
   return list;
@@ -155,6 +162,7 @@ PromptSet make_prompts(const Task& task, const Dataset& data, const PromptOption
     Prompt p;
     p.doc_id = id;
     p.shots = shots.next(doc);
+    if (HARNESS_FAULT(kPromptsShotsReversed)) std::reverse(p.shots.begin(), p.shots.end());
     const std::vector<Turn> list = turns(task, o, doc, shots, p.shots);
     if (o.api == Api::kChat) {
       p.messages = chat(list, o.fewshot_as_multiturn);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "harness/fault.h"
 #include "harness/tasks/regrading.h"
 
 namespace moecheck::harness {
@@ -40,7 +41,8 @@ std::size_t flexible_end(std::string_view text, std::size_t at) {
 // The first text after `marker` for which end(at) says more than `at`.
 template <class End>
 std::string after_first(std::string_view text, std::string_view marker, End end) {
-  for (std::size_t at = text.find(marker); at != text.npos; at = text.find(marker, at + 1)) {
+  for (std::size_t at = HARNESS_FAULT(kScorerStrictTakesLast) ? text.rfind(marker) : text.find(marker);
+       at != text.npos; at = text.find(marker, at + 1)) {
     const std::size_t from = at + marker.size();
     if (const std::size_t to = end(from); to > from) return std::string(text.substr(from, to - from));
   }
@@ -77,6 +79,8 @@ std::string the_final_answer_is(std::string_view text) {
 
 // A match is one whole run of [$0-9.,] and the "-" before it, so the last run that matches is searched from the end.
 std::string flexible(std::string_view text) {
+  if (HARNESS_FAULT(kScorerFlexibleTakesFirst))
+    return after_first(text, "", [&](std::size_t at) { return flexible_end(text, at); });
   std::size_t end = text.size();
   while (end > 0) {
     if (!is_money_char(text[end - 1])) {
@@ -86,7 +90,7 @@ std::string flexible(std::string_view text) {
     std::size_t first = end;
     while (first > 0 && is_money_char(text[first - 1])) --first;
     if (end - first >= 2 || is_digit(text[first])) {
-      if (first > 0 && text[first - 1] == '-') --first;
+      if (first > 0 && text[first - 1] == '-' && !HARNESS_FAULT(kScorerMinusLost)) --first;
       return std::string(text.substr(first, end - first));
     }
     end = first;
@@ -102,7 +106,7 @@ std::string normalized(std::string_view given) {
     while (!text.empty() && text.back() == '\0') text.pop_back();
   };
   trim();
-  std::erase(text, ',');
+  if (!HARNESS_FAULT(kScorerKeepsCommas)) std::erase(text, ',');
   trim();
   std::erase(text, '$');
   trim();
@@ -110,7 +114,7 @@ std::string normalized(std::string_view given) {
   trim();
   // Python's $ is the end, and the place before a newline at the end.
   const std::size_t n = text.size();
-  if (n >= 1 && text[n - 1] == '.')
+  if (n >= 1 && text[n - 1] == '.' && !HARNESS_FAULT(kScorerKeepsLastDot))
     text.erase(n - 1);
   else if (n >= 2 && text[n - 1] == '\n' && text[n - 2] == '.')
     text.erase(n - 2, 1);
@@ -161,7 +165,8 @@ std::string extract(Rule rule, std::string_view completion) {
 }
 
 bool exact_match(std::string_view extracted, std::string_view reference) {
-  return normalized(extracted) == normalized(reference);
+  return normalized(extracted) ==
+         (HARNESS_FAULT(kScorerReferenceNotNormalized) ? std::string(reference) : normalized(reference));
 }
 
 bool is_right(Rule rule, std::string_view extracted, std::string_view reference) {
@@ -194,7 +199,8 @@ Score grade(Rule rule, std::string_view completion, std::string_view reference) 
 
 std::string_view up_to_stop(std::string_view completion, std::span<const std::string> until) {
   for (const std::string& stop : until)
-    if (!stop.empty()) completion = completion.substr(0, completion.find(stop));
+    if (!stop.empty() && !HARNESS_FAULT(kScorerIgnoresStops))
+      completion = completion.substr(0, completion.find(stop));
   return completion;
 }
 
@@ -231,7 +237,7 @@ Accuracy accuracy(const std::vector<bool>& scores) {
   const double right = std::pow(1 - a.mean, two), wrong = std::pow(0 - a.mean, two);
   double sum = 0;
   for (const bool s : scores) sum += s ? right : wrong;
-  a.standard_error = std::sqrt(sum / (n - 1)) / std::sqrt(n);
+  a.standard_error = std::sqrt(sum / (n - (HARNESS_FAULT(kScorerStderrPopulation) ? 0 : 1))) / std::sqrt(n);
   return a;
 }
 

@@ -67,6 +67,7 @@ int test_run(const moecheck_call* call) {
   if (const char* what = broken_promise(call)) return moecheck_fail(call, what);
   if (is("throw")) throw std::runtime_error("cannot go on");
   if (is("throw_text")) throw "in plain text";
+  if (is("three_threads") && call->threads != 3) return moecheck_fail(call, "it was told of other threads");
   if (is("fail")) return moecheck_fail(call, "no workspace");
   if (is("fail_long")) return moecheck_fail(call, std::string(5000, 'x').c_str());
   const auto tokens = moecheck_input(call, "router_logits")->shape[0];

@@ -1,0 +1,18 @@
+#pragma once
+// Faults of the harness: unit tests judge them, in one run of the program moecheck_mutant_tests per fault.
+#include <map>
+#include <string>
+#include <vector>
+
+#include "harness/mutants/run.h"
+
+namespace moecheck::harness::mutants {
+
+// Runs the tests of m.tests with the fault chosen; the first that fails is the killer.
+Result ask_tests(const Mutant& m, const Options& options);
+
+// Filters that say nothing, with the reason: a part of one matches no test, or its tests fail without a fault.
+std::map<std::string, std::string> unusable_filters(const std::vector<Mutant>& mutants,
+                                                    const Options& options);
+
+}  // namespace moecheck::harness::mutants
