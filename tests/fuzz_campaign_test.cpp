@@ -68,7 +68,7 @@ struct Seen {
       ++suites[r.suite];
       failures += is_finding(r);
     };
-    for (const Finding& f : run_fuzz(o)) causes.insert(f.cause.key());
+    for (const FuzzFinding& f : run_fuzz(o)) causes.insert(f.cause.key());
   }
 };
 
@@ -151,11 +151,11 @@ TEST_F(FuzzCampaign, ACauseIsOneFileHoweverManyCasesShowIt) {
   const Corpus corpus(path("corpus"));
   o.corpus = &corpus;
   o.tensors = true;
-  const std::vector<Finding> findings = run_fuzz(o);
+  const std::vector<FuzzFinding> findings = run_fuzz(o);
   ASSERT_FALSE(findings.empty());
   std::int64_t times = 0;
   std::size_t cases = 0;
-  for (const Finding& f : findings) {
+  for (const FuzzFinding& f : findings) {
     times += f.times;
     EXPECT_TRUE(f.repeats);
     EXPECT_TRUE(fs::exists(f.path)) << f.path;
@@ -172,7 +172,7 @@ TEST_F(FuzzCampaign, ACauseIsOneFileHoweverManyCasesShowIt) {
   o.cases = 0;
   std::vector<Record> records;
   o.on_record = [&](const Record& r) { records.push_back(r); };
-  for (const Finding& f : run_fuzz(o)) EXPECT_TRUE(f.known);
+  for (const FuzzFinding& f : run_fuzz(o)) EXPECT_TRUE(f.known);
   ASSERT_EQ(records.size(), findings.size());
   for (const Record& r : records) {
     EXPECT_EQ(r.suite, kReplayed);
@@ -207,7 +207,7 @@ TEST_F(FuzzCampaign, CrashesCostOneCaseAndHangsTheirTime) {
   o.jobs = 2;
   std::map<Verdict, int> verdicts;
   o.on_record = [&](const Record& r) { ++verdicts[r.result.verdict]; };
-  const std::vector<Finding> findings = run_fuzz(o);
+  const std::vector<FuzzFinding> findings = run_fuzz(o);
   EXPECT_EQ(findings.size(), 2u) << "one crash, one hang";
   EXPECT_GT(verdicts[Verdict::kCrash], 1);
   EXPECT_GT(verdicts[Verdict::kTimeout], 0);

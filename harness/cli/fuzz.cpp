@@ -109,7 +109,7 @@ FuzzOptions options_of(const FuzzArguments& a) {
   return o;
 }
 
-void print_finding(const Finding& f, bool color) {
+void print_finding(const FuzzFinding& f, bool color) {
   fmt::print("{}", verdict_text(f.record, color));
   if (f.known) fmt::print("  known: the corpus has it\n");
   if (!f.repeats) fmt::print("  it did not fail a second time: it depends on more than the case\n");
@@ -118,10 +118,10 @@ void print_finding(const Finding& f, bool color) {
   std::fflush(stdout);
 }
 
-void print_findings(const std::vector<Finding>& findings) {
+void print_findings(const std::vector<FuzzFinding>& findings) {
   if (findings.empty()) return;
   fmt::print("\n{}:\n", count(std::ssize(findings), "cause") + " of failure");
-  for (const Finding& f : findings)
+  for (const FuzzFinding& f : findings)
     fmt::print("  {} {} {}: {}{}, {}\n", name(f.cause.verdict), f.cause.implementation, f.cause.operator_name,
                printable(f.cause.check), f.known ? " (known)" : "", count(f.times, "case"));
 }
@@ -144,7 +144,7 @@ int fuzz(const FuzzArguments& a) {
     tally.add(r);
     if (log) log->write(r);
   };
-  options.on_finding = [&](const Finding& f) {
+  options.on_finding = [&](const FuzzFinding& f) {
     progress.clear();
     print_finding(f, color);
   };
@@ -160,7 +160,7 @@ int fuzz(const FuzzArguments& a) {
   options.stop = [] { return stopped != 0; };
   stop_on_signals();
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<Finding> findings = run_fuzz(options);
+  const std::vector<FuzzFinding> findings = run_fuzz(options);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   progress.clear();
 

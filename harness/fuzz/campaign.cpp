@@ -66,14 +66,14 @@ class FuzzCampaign {
     for (const Operator* op : options.operators) sources_.emplace_back(*op);
   }
 
-  std::vector<Finding> run() {
+  std::vector<FuzzFinding> run() {
     replay();
     const std::uint64_t per_round = kIsland * sources_.size();
     for (std::uint64_t round = 0; !over() && round * per_round < options_.cases; ++round) run_round(round);
-    std::vector<Finding> findings;
+    std::vector<FuzzFinding> findings;
     for (auto& [key, f] : found_)
       if (f.finding.times > 0) findings.push_back(std::move(f.finding));
-    std::sort(findings.begin(), findings.end(), [&](const Finding& a, const Finding& b) {
+    std::sort(findings.begin(), findings.end(), [&](const FuzzFinding& a, const FuzzFinding& b) {
       return order_.at(a.cause.key()) < order_.at(b.cause.key());
     });
     return findings;
@@ -81,7 +81,7 @@ class FuzzCampaign {
 
  private:
   struct Found {
-    Finding finding;
+    FuzzFinding finding;
     Item item;
   };
 
@@ -228,6 +228,6 @@ class FuzzCampaign {
 
 }  // namespace
 
-std::vector<Finding> run_fuzz(const FuzzOptions& options) { return FuzzCampaign(options).run(); }
+std::vector<FuzzFinding> run_fuzz(const FuzzOptions& options) { return FuzzCampaign(options).run(); }
 
 }  // namespace moecheck::harness

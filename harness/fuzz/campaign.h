@@ -27,7 +27,7 @@
 namespace moecheck::harness {
 
 // One cause of failure.
-struct Finding {
+struct FuzzFinding {
   Cause cause;
   Record record;           // the first of its records; record.shrunk is the smallest case
   std::int64_t times = 1;  // cases that showed it in this campaign
@@ -58,7 +58,7 @@ struct FuzzOptions {
 
   // In the parent. Each record once, that of a new finding after it is in the corpus.
   std::function<void(const Record&)> on_record;
-  std::function<void(const Finding&)> on_finding;  // a new one, or one of the corpus that fails still
+  std::function<void(const FuzzFinding&)> on_finding;  // a new one, or one of the corpus that fails still
   std::function<void(const CorpusEntry&, const Record&)>
       on_mended;  // an entry whose implementation passes now
   std::function<void(const FuzzProgress&)> on_progress;
@@ -67,6 +67,6 @@ struct FuzzOptions {
 
 // Ends when `cases` are done, `seconds` are over or `stop` says so; the last cases are finished, so that it may take a little
 // longer. Gives the findings in the order in which they were met.
-std::vector<Finding> run_fuzz(const FuzzOptions& options);
+std::vector<FuzzFinding> run_fuzz(const FuzzOptions& options);
 
 }  // namespace moecheck::harness
