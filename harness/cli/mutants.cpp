@@ -79,10 +79,10 @@ std::vector<Mutant> chosen(const MutantArguments& a) {
 }
 
 void print(const Result& r) {
-  const std::string by = r.outcome == mutants::Outcome::kKilled   ? fmt::format("by {} ({})", r.killer, r.suite)
+  const std::string by = r.outcome == mutants::Outcome::kKilled ? fmt::format("by {} ({})", r.killer, r.suite)
                          : r.outcome == mutants::Outcome::kNotRun ? r.detail
-                         : r.mutant.equivalent.empty()   ? r.mutant.what
-                                                         : r.mutant.equivalent;
+                         : r.mutant.equivalent.empty()            ? r.mutant.what
+                                                                  : r.mutant.equivalent;
   fmt::print("{:<10} {:>5} {:<32} {:<15} {:>7.2f} s  {}\n", name(r.outcome), r.mutant.number, r.mutant.name,
              r.mutant.op.empty() ? r.mutant.layer : r.mutant.op, r.seconds, printable(by, 300));
   std::fflush(stdout);
@@ -120,7 +120,7 @@ int run_mutants(const MutantArguments& a) {
   const std::vector<Result> results = mutants::run(list, options);
   mutants::Campaign campaign = campaign_of(a, results);
   campaign.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  campaign.jobs = options.jobs;
+  campaign.jobs = a.no_run ? 0 : options.jobs;
   std::string lines;
   for (const Result& r : results) lines += to_json(r) + "\n";
   if (!a.output.empty()) write_file(a.output, lines);

@@ -16,7 +16,6 @@ namespace moecheck::harness::mutants {
 namespace {
 
 constexpr const char* kRelationOfAll = "all";
-constexpr const char* kTests = "tests";
 
 bool killed(const Result& r) { return r.outcome == Outcome::kKilled; }
 
@@ -76,11 +75,13 @@ std::vector<CheckCount> count_checks(const std::vector<Result>& results) {
       for (const Relation& relation : op->relations())
         count(std::string(relation.name), std::string(op->name()));
   for (const Result& r : results) {
-    const std::string of = r.mutant.op.empty() ? kTests : r.mutant.op;
+    const std::string of = r.mutant.op.empty() ? kUnitTests : r.mutant.op;
     for (const std::string& check : r.silent) count(check, of);
     if (!killed(r)) continue;
     ++count(r.killer, of).first;
-    for (const std::string& check : r.noticed) ++count(check, of).noticed;
+    std::set<std::string> noticed(r.noticed.begin(), r.noticed.end());
+    noticed.insert(r.killer);
+    for (const std::string& check : noticed) ++count(check, of).noticed;
   }
   return counts;
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <utility>
 
 #include "harness/case.h"
@@ -115,6 +116,34 @@ std::string list_of(const char* heading, const std::vector<Result>& results, Out
   return out.empty() ? "" : fmt::format("## {}\n\n{}\n", heading, out);
 }
 
+// Unit tests by suite, and all parameters of a test together: there are too many for a row each.
+std::string suites_table(const std::vector<CheckCount>& counts, bool exhaustive) {
+  std::map<std::string, std::map<std::string, CheckCount>> suites;
+  for (const CheckCount& k : counts) {
+    const std::size_t dot = k.check.find('.');
+    if (k.operators != kUnitTests || dot == std::string::npos) continue;
+    CheckCount& test =
+        suites[k.check.substr(0, dot)][k.check.substr(dot + 1, k.check.find('/', dot) - dot - 1)];
+    test.first += k.first;
+    test.noticed += k.noticed;
+  }
+  if (suites.empty()) return "";
+  std::string out = "Unit tests, by suite. Those that notice nothing guard what no fault is planted in.\n\n";
+  out += exhaustive ? "| suite | tests | first | notice nothing |\n|---|---:|---:|---|\n"
+                    : "| suite | tests that killed | first |\n|---|---:|---:|\n";
+  for (const auto& [suite, tests] : suites) {
+    std::int64_t first = 0;
+    std::vector<std::string> silent;
+    for (const auto& [name, k] : tests) {
+      first += k.first;
+      if (k.noticed == 0) silent.push_back(name);
+    }
+    out += fmt::format("| {} | {} | {} |{}\n", suite, tests.size(), first,
+                       exhaustive ? fmt::format(" {} |", fmt::join(silent, ", ")) : "");
+  }
+  return out + "\n";
+}
+
 std::string reverse_table(const Campaign& c) {
   const bool exhaustive = std::ranges::any_of(c.results, [](const Result& r) { return !r.noticed.empty(); });
   std::vector<CheckCount> counts = count_checks(c.results);
@@ -124,21 +153,22 @@ std::string reverse_table(const Campaign& c) {
   std::string out = fmt::format(
       "## Checks, by what they kill\n\nFirst: it was the first to notice. {}\n\n| check | operators | first "
       "|{}\n|---|---|---:|{}\n",
-      exhaustive ? "Noticed: it saw the fault, whoever was first (quick suite, all tests of the filter)."
+      exhaustive ? "Noticed: it saw the fault, whoever was first."
                  : "Checks that are asked late are first for little; `--exhaustive` counts all that notice.",
       exhaustive ? " noticed |" : "", exhaustive ? "---:|" : "");
   std::string nothing;
   for (const CheckCount& k : counts) {
-    if (k.first + k.noticed == 0)
+    if (k.operators == kUnitTests) continue;
+    if (k.noticed == 0)
       nothing += fmt::format("- {} ({})\n", k.check, k.operators);
     else
       out += fmt::format("| {} | {} | {} |{}\n", k.check, k.operators, k.first,
                          exhaustive ? fmt::format(" {} |", k.noticed) : "");
   }
-  return out + "\n" +
-         (nothing.empty() ? ""
-                          : fmt::format("### {}\n\n{}\n",
-                                        exhaustive ? "Checks that kill nothing" : "Never first", nothing));
+  out += "\n";
+  if (!nothing.empty())
+    out += fmt::format("### {}\n\n{}\n", exhaustive ? "Checks that kill nothing" : "Never first", nothing);
+  return out + suites_table(counts, exhaustive);
 }
 
 // What was asked of the CI gate and how long it took: mutants are to die early.
@@ -233,7 +263,7 @@ std::string summary_text(const Campaign& c) {
     if (r.outcome == Outcome::kSurvived)
       out += fmt::format("survived: {} ({}): {}\n", r.mutant.name,
                          r.mutant.op.empty() ? r.mutant.layer : r.mutant.op, r.mutant.what);
-  if (!c.results.empty()) {
+  if (!c.results.empty() && c.jobs > 0) {
     const Result& slow = *std::ranges::max_element(c.results, {}, &Result::seconds);
     out += fmt::format("{:.0f} s with {}; the slowest: {} {:.1f} s\n", c.seconds, count(c.jobs, "job"),
                        slow.mutant.name, slow.seconds);

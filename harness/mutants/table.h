@@ -22,8 +22,10 @@ std::string text(const Score& score);
 
 // How often each check was the first to notice a mutant, and how often it noticed one at all where a run looked further
 // (Options::exhaustive). Every check that was asked is in it.
+inline constexpr const char* kUnitTests = "tests";
 struct CheckCount {
-  std::string check, operators;  // operators: "all", or the operator of a relation; "tests" for a unit test
+  std::string check,
+      operators;  // operators: "all", or the operator of a relation; kUnitTests for a unit test
   std::int64_t first = 0, noticed = 0;
 };
 std::vector<CheckCount> count_checks(const std::vector<Result>& results);
@@ -40,7 +42,7 @@ struct Campaign {
   std::map<std::string, std::vector<Result>> sanitizers;  // of the sanitizer gate, by sanitizer
   Served served;
   double seconds = 0;  // of the whole run, 0 where it was put together from files
-  int jobs = 0;
+  int jobs = 0;        // 0: nothing was run
 };
 
 // Of several results of one mutant at one gate the last stands, but for what an exhaustive run adds to another: who else noticed.
