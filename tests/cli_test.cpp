@@ -1,6 +1,5 @@
 // The command line from outside: exit codes, messages that name the value and the remedy, no file left behind by a failure.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,26 +9,15 @@
 #include <map>
 #include <string>
 
+#include "command_support.h"
 #include "harness/safetensors.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Ran {
-  int code = -1;
-  std::string text;  // stdout and stderr
-};
-
-Ran moecheck(const std::string& arguments) {
-  Ran r;
-  FILE* pipe = popen((std::string(MOECHECK_BINARY) + " " + arguments + " 2>&1").c_str(), "r");
-  char chunk[4096];
-  for (std::size_t n; (n = fread(chunk, 1, sizeof chunk, pipe)) > 0;) r.text.append(chunk, n);
-  const int status = pclose(pipe);
-  r.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return r;
-}
+using ::moecheck::Ran;
+Ran moecheck(const std::string& arguments) { return ::moecheck::run_moecheck(arguments); }
 
 class Cli : public testing::Test {
  protected:

@@ -1,7 +1,6 @@
 // Detection limits: foreign gates against values computed by hand, faults that are what they say, a search that finds a known
 // threshold and believes no 58 of 59, false alarms, and the same results for any number of jobs.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -10,6 +9,7 @@
 #include <set>
 #include <sstream>
 
+#include "command_support.h"
 #include "harness/detection/published.h"
 #include "tests/altered_implementation.h"
 
@@ -329,20 +329,8 @@ TEST(DetectionText, Limits) {
   EXPECT_EQ(limit_text({false, {}}, 0, 59), "-");
 }
 
-struct Ran {
-  int code = -1;
-  std::string text;
-};
-
-Ran moecheck(const std::string& arguments) {
-  Ran r;
-  FILE* pipe = popen((std::string(MOECHECK_BINARY) + " " + arguments + " 2>&1").c_str(), "r");
-  char chunk[4096];
-  for (std::size_t n; (n = fread(chunk, 1, sizeof chunk, pipe)) > 0;) r.text.append(chunk, n);
-  const int status = pclose(pipe);
-  r.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return r;
-}
+using ::moecheck::Ran;
+Ran moecheck(const std::string& arguments) { return ::moecheck::run_moecheck(arguments); }
 
 TEST(DetectionCommand, RefusalsNameTheValueAndTheRemedy) {
   const auto refused = [](const std::string& arguments, const std::string& words) {

@@ -1,6 +1,5 @@
 // check --waivers, waivers and headroom from outside: exit codes, and what stays behind.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -8,25 +7,14 @@
 #include <fstream>
 #include <string>
 
+#include "command_support.h"
+
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Ran {
-  int code = -1;
-  std::string text;  // stdout and stderr
-  bool says(const std::string& words) const { return text.find(words) != std::string::npos; }
-};
-
-Ran moecheck(const std::string& arguments) {
-  Ran r;
-  FILE* pipe = popen((std::string(MOECHECK_BINARY) + " " + arguments + " 2>&1").c_str(), "r");
-  char chunk[4096];
-  for (std::size_t n; (n = fread(chunk, 1, sizeof chunk, pipe)) > 0;) r.text.append(chunk, n);
-  const int status = pclose(pipe);
-  r.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return r;
-}
+using ::moecheck::Ran;
+Ran moecheck(const std::string& arguments) { return ::moecheck::run_moecheck(arguments); }
 
 class LedgerCommand : public testing::Test {
  protected:
