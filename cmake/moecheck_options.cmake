@@ -8,10 +8,10 @@ if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
 endif()
 
-# For builds from nothing: the headers nearly every file includes compiled once per target, and the verbs of the command
-# line, each of which instantiates all of CLI11, in a few compilations. Off by default: it hides an #include that a file
-# forgot. The sanitizer presets turn it on.
-option(MOECHECK_COLD_BUILD "Precompile headers and compile the command line's files together" OFF)
+# For builds from nothing: the headers nearly every file includes compiled once per target, and several files in one
+# compilation, which instantiates what they share once. Off by default: it hides an #include that a file forgot, and one changed
+# file compiles eight. The sanitizer presets turn it on; they halve the time of continuous integration with it.
+option(MOECHECK_COLD_BUILD "Precompile headers and compile files together" OFF)
 set(MOECHECK_PRECOMPILED <algorithm> <array> <chrono> <cmath> <cstdint> <cstring> <filesystem> <fstream> <functional> <map>
     <memory> <numeric> <optional> <random> <set> <span> <sstream> <string> <string_view> <thread> <vector>)
 
@@ -47,10 +47,22 @@ function(moecheck_target name)
       # ThreadSanitizer does not know std::atomic_thread_fence; Asio's fences only back up its own locks.
       target_compile_definitions(${name} PRIVATE BOOST_ASIO_DISABLE_FENCED_BLOCK=1)
     endif()
+    get_target_property(type ${name} TYPE)
+    if(MOECHECK_SANITIZE MATCHES "address" AND type STREQUAL "EXECUTABLE")
+      # What the sanitizers say of each place in the code are addresses, six million in a program: at fixed ones nothing is left to
+      # relocate, and the command, which tests start hundreds of times, starts in a fifth of the time.
+      target_link_options(${name} PRIVATE -no-pie)
+    endif()
     if(MOECHECK_SANITIZE MATCHES "undefined")
       target_compile_options(${name} PUBLIC -fno-sanitize-recover=undefined)
     endif()
   endif()
+endfunction()
+
+# Files compiled together share their anonymous namespaces: a name twice is an error then, and one of the two is renamed. What must
+# stay apart has SKIP_UNITY_BUILD_INCLUSION.
+function(moecheck_compile_together name)
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ${MOECHECK_COLD_BUILD} UNITY_BUILD_BATCH_SIZE 8)
 endfunction()
 
 # mold links several times faster than GNU ld; use it where it is installed.

@@ -3,21 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <set>
 #include <thread>
 
 #include "harness/json.h"
 #include "harness/operator.h"
+#include "harness/stopwatch.h"
 #include "harness/workers.h"
 
 namespace moecheck::harness {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 std::uint64_t read_all(const std::uint64_t* p, std::size_t n) {
   std::uint64_t sum[8] = {};
@@ -51,13 +47,13 @@ double read_bandwidth(int threads) {
   double best = 0;
   std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads));
   for (int pass = 0; pass < 5; ++pass) {
-    const auto start = Clock::now();
+    const Stopwatch watch;
     {
       std::vector<std::jthread> readers;
       for (std::size_t t = 0; t < static_cast<std::size_t>(threads); ++t)
         readers.emplace_back([&, t] { sums[t] = read_all(buffer.data() + t * part, part); });
     }
-    best = std::max(best, static_cast<double>(part * sums.size() * sizeof(std::uint64_t)) / since(start));
+    best = std::max(best, static_cast<double>(part * sums.size() * sizeof(std::uint64_t)) / watch.seconds());
   }
   // The sums are used, so that no compiler leaves the reading out.
   return sums[0] == part ? best : 0;
@@ -70,13 +66,13 @@ double copy_bandwidth(int threads) {
   const std::size_t part = kBytes / static_cast<std::size_t>(threads);
   double best = 0;
   for (int pass = 0; pass < 5; ++pass) {
-    const auto start = Clock::now();
+    const Stopwatch watch;
     {
       std::vector<std::jthread> copiers;
       for (std::size_t t = 0; t < static_cast<std::size_t>(threads); ++t)
         copiers.emplace_back([&, t] { std::memcpy(to.data() + t * part, from.data() + t * part, part); });
     }
-    best = std::max(best, 2.0 * static_cast<double>(part) * threads / since(start));
+    best = std::max(best, 2.0 * static_cast<double>(part) * threads / watch.seconds());
   }
   // The copy is looked at, so that no compiler leaves it out.
   return to[part - 1] == 1 ? best : 0;
@@ -102,9 +98,9 @@ BenchResult bench_here(const Case& c, const Implementation& implementation, cons
   r.median_seconds = times[times.size() / 2];
   r.fastest_seconds = *std::min_element(times.begin(), times.end());
   r.bandwidth = r.bytes / r.median_seconds;
-  const auto start = Clock::now();
+  const Stopwatch watch;
   const std::unique_ptr<Expected> expected = op.reference(c, inputs);
-  r.reference_seconds = since(start);
+  r.reference_seconds = watch.seconds();
   Judgement j;
   op.judge(c, inputs, *expected, outputs, j);
   r.verdict = name(j.verdict);
@@ -122,10 +118,9 @@ BenchResult bench_in_worker(const Case& c, const Implementation& implementation,
   WorkerCallbacks callbacks;
   callbacks.work = [&](std::size_t) {
     const BenchResult b = bench_here(c, implementation, options);
-    return nlohmann::json{b.median_seconds, b.fastest_seconds, b.reference_seconds,
-                          b.bytes,          b.bandwidth,       b.tokens,
-                          b.runs,           b.copy_bandwidth,  b.verdict,
-                          b.reason}
+    return nlohmann::json{
+        b.median_seconds, b.fastest_seconds, b.reference_seconds, b.bytes, b.bandwidth, b.tokens,
+        b.runs,           b.copy_bandwidth,  b.verdict,           b.reason}
         .dump();
   };
   callbacks.done = [&](std::size_t, std::string text) {
@@ -158,16 +153,22 @@ std::vector<std::string> bench_lines() {
   for (const int tokens : {1, 2, 4, 8, 16})
     lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 dtype=bf16 tokens={}", tokens));
   for (const int tokens : {1, 16, 64})
-    lines.push_back(fmt::format("experts model=glm-4.7 intermediate=384 quant=fp8_block division=divide rsf=2 data=integers tokens={}", tokens));
+    lines.push_back(
+        fmt::format("experts model=glm-4.7 intermediate=384 quant=fp8_block division=divide rsf=2 "
+                    "data=integers tokens={}",
+                    tokens));
   lines.push_back("experts model=glm-4.7 intermediate=384 dtype=bf16 tokens=64");
   for (const int tokens : {64, 4096}) {
     lines.push_back(fmt::format("routed_scaling model=glm-4.7 tokens={}", tokens));
     lines.push_back(fmt::format("moe_align experts=160 topk=8 tokens={}", tokens));
-    lines.push_back(fmt::format("mla_prepare nope_dim=512 rope_dim=64 heads=16 blocks=256 max_positions=8192 tokens={}", tokens));
+    lines.push_back(fmt::format(
+        "mla_prepare nope_dim=512 rope_dim=64 heads=16 blocks=256 max_positions=8192 tokens={}", tokens));
   }
   // The indexer of 8 requests with 32k tokens each.
   for (const char* layout : {"row_major", "preshuffled"})
-    lines.push_back(fmt::format("mqa_logits layout={} tokens=8 context=32768 contexts=full heads=64 head_dim=128 block_size=64", layout));
+    lines.push_back(fmt::format(
+        "mqa_logits layout={} tokens=8 context=32768 contexts=full heads=64 head_dim=128 block_size=64",
+        layout));
   // A long prompt of DeepSeek-V3.2 or GLM-5: keys into the indexer's cache, and out of it. Beside copy bandwidth.
   for (const char* layout : {"row_major", "preshuffled"}) {
     lines.push_back(fmt::format("indexer_cache layout={} scale_fmt=ue8m0 tokens=65536", layout));

@@ -3,10 +3,9 @@
 //
 //   if (r.verdict == Verdict::kFail && !HARNESS_FAULT(kFailsCountAsPasses)) ++failures;
 //
-// In every build that people use HARNESS_FAULT is constant false. The files that hold one are compiled a second time with
-// MOECHECK_HARNESS_FAULTS into the program moecheck_mutant_tests, the unit tests with those files in place of their own
-// (tests/CMakeLists.txt). There the environment variable MOECHECK_FAULT=NAME chooses a fault for the process; without it there is
-// none. `moecheck mutants` runs that program once per fault. The list: harness/faults.def.
+// In builds that people use HARNESS_FAULT is constant false. The CMake option MOECHECK_HARNESS_FAULTS (presets mutants and asan)
+// builds the faults in: there the environment variable MOECHECK_FAULT=NAME chooses one for the process and those it starts;
+// without it there is none. `moecheck mutants` runs the unit tests of such a build once per fault. The list: harness/faults.def.
 #include <cstdint>
 
 namespace moecheck::harness {
@@ -18,7 +17,7 @@ enum class HarnessFault : std::uint16_t {
 #undef MOECHECK_HARNESS_FAULT
 };
 
-// What a program ends with when MOECHECK_FAULT names no fault it knows: it is older than the list.
+// What a program with faults ends with when MOECHECK_FAULT names none that it knows.
 inline constexpr int kExitUnknownFault = 97;
 
 #ifdef MOECHECK_HARNESS_FAULTS

@@ -2,18 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
-
 #include "harness/json.h"
 #include "harness/operator.h"
+#include "harness/stopwatch.h"
 #include "harness/workers.h"
 
 namespace moecheck::harness {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 constexpr std::int64_t kCasesPerChunk = 2000;
 constexpr std::size_t kListedFailures = 100;
@@ -31,7 +26,7 @@ void fit(TensorSet& tensors, const std::vector<TensorSpec>& specs) {
 nlohmann::json judge_chunk(Case c, const Implementation& implementation, std::uint64_t begin,
                            std::uint64_t end) {
   const Operator& op = operator_of(c);
-  const auto start = Clock::now();
+  const Stopwatch watch;
   std::int64_t failed = 0, undecided = 0;
   std::vector<std::string> failures;
   TensorSet inputs, outputs;
@@ -48,7 +43,7 @@ nlohmann::json judge_chunk(Case c, const Implementation& implementation, std::ui
     ++failed;
     if (failures.size() < kListedFailures) failures.push_back(c.str());
   }
-  return {{"failed", failed}, {"undecided", undecided}, {"failures", failures}, {"seconds", since(start)}};
+  return {{"failed", failed}, {"undecided", undecided}, {"failures", failures}, {"seconds", watch.seconds()}};
 }
 
 }  // namespace
@@ -95,9 +90,9 @@ JudgingResult judge_many(const std::vector<Case>& cases, const Implementation& i
     result.failures.push_back(fmt::format("{} (seeds {} to {}: {})", cases[chunks[i].which].str(),
                                           chunks[i].begin, chunks[i].end - 1, how));
   };
-  const auto start = Clock::now();
+  const Stopwatch watch;
   run_in_workers(chunks.size(), {options.jobs, 3600}, callbacks);
-  result.seconds = since(start);
+  result.seconds = watch.seconds();
   return result;
 }
 

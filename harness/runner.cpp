@@ -2,19 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <set>
 
 #include "harness/fault.h"
 #include "harness/float_environment.h"
 #include "harness/relation.h"
+#include "harness/stopwatch.h"
 
 namespace moecheck::harness {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Relations copy and rerun inputs: they are asked where that is cheap.
 constexpr std::size_t kRelationBytes = 8u << 20;
@@ -31,9 +27,9 @@ class Check {
     TensorSet outputs(op_.outputs(c_));
     op_.reset_outputs(c_, inputs_, outputs);
     const std::uint64_t before = options_.clauses ? checksum(inputs_) : 0;
-    const auto start = Clock::now();
+    const Stopwatch watch;
     const bool kept = run(inputs_, outputs, {options_.threads});
-    record.run_seconds = since(start);
+    record.run_seconds = watch.seconds();
 
     op_.judge(c_, inputs_, expected_, outputs, j);
     if (j.failed > 0 && j.cause.empty()) j.cause = op_.likely_cause(c_, inputs_, expected_, outputs);
@@ -139,7 +135,8 @@ class Check {
       } catch (const NotApplicable& e) {
         j.clauses.push_back({std::string(r.name), Verdict::kSkip, e.what()});
       } catch (const UsageError& e) {  // a changed field is out of its range
-        j.clauses.push_back({std::string(r.name), Verdict::kSkip, fmt::format("there is no such case: {}", e.what())});
+        j.clauses.push_back(
+            {std::string(r.name), Verdict::kSkip, fmt::format("there is no such case: {}", e.what())});
       } catch (const Broken& e) {
         clause(j, r.name, e.what());
       }
@@ -215,7 +212,8 @@ Record skipped_record(const Case& c, const Implementation& implementation, Verdi
   return r;
 }
 
-Record lost_record(const Case& c, const Implementation& implementation, const std::string& how, bool timeout) {
+Record lost_record(const Case& c, const Implementation& implementation, const std::string& how,
+                   bool timeout) {
   return skipped_record(c, implementation, timeout ? Verdict::kTimeout : Verdict::kCrash,
                         timeout ? how : "the process that ran it ended with " + how);
 }
@@ -234,12 +232,12 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
       records.push_back(skipped_record(c, *impl, Verdict::kSkip, *why));
       continue;
     }
-    const auto start = Clock::now();
+    const Stopwatch watch;
     if (!inputs) {
       inputs.emplace(op.inputs(c));
       op.generate(c, *inputs);
       expected = op.reference(c, *inputs);
-      shared_seconds = since(start);
+      shared_seconds = watch.seconds();
     }
     Record record = blank_record(c, *impl);
     const KernelUse before = impl->kernel_use(record.operator_name);
@@ -254,7 +252,7 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
                           fmt::format("it threw: {}", e.what()));
     }
     record.kernels = since_then(*impl, record.operator_name, before);
-    record.seconds = since(start) + (records.empty() ? 0 : shared_seconds);
+    record.seconds = watch.seconds() + (records.empty() ? 0 : shared_seconds);
     records.push_back(std::move(record));
   }
   return records;
@@ -263,13 +261,13 @@ std::vector<Record> check_case(const Case& c, std::span<const Implementation* co
 Record judge_outputs(const Case& c, const TensorSet& inputs, const TensorSet& outputs,
                      std::string_view implementation) {
   const Operator& op = operator_of(c);
-  const auto start = Clock::now();
+  const Stopwatch watch;
   Record record = blank_record(c, implementation);
   const std::unique_ptr<Expected> expected = op.reference(c, inputs);
   op.judge(c, inputs, *expected, outputs, record.result);
   if (record.result.failed > 0 && record.result.cause.empty())
     record.result.cause = op.likely_cause(c, inputs, *expected, outputs);
-  record.seconds = since(start);
+  record.seconds = watch.seconds();
   return record;
 }
 

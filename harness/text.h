@@ -17,6 +17,9 @@ std::string printable(std::string_view text, std::size_t limit);
 // The same, but line breaks stay: one entry per line.
 std::vector<std::string> printable_lines(std::string_view text);
 
+// ASCII alone, whatever the locale.
+constexpr char lower_ascii(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
 std::string grouped(std::int64_t n);                           // 1,234,567
 std::string count(std::int64_t n, std::string_view singular);  // "1 case", "2,048 cases"
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "reference/index.h"
+
 namespace moecheck::reference {
 namespace {
 
@@ -226,7 +228,6 @@ class Machine {
     if (labels_.empty()) labels_ = step_labels(p_);
     return labels_[index(step)];
   }
-  static std::size_t index(int i) { return static_cast<std::size_t>(i); }
   int member(int s) const { return member_[index(s)]; }
   const std::string& stream(int s) const { return p_.streams[index(s)].name; }
   const std::string& graph(int g) const { return p_.graphs[index(g)]; }

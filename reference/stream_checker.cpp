@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "reference/index.h"
+
 namespace moecheck::reference {
 namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 // Of each pair of operations that nothing orders, the count; and the first of them.
 void find_overlaps(const StreamOrder& order, const CheckLimits& limits, StreamReport& report) {

@@ -4,10 +4,10 @@
 
 #include "reference/stream_checker.h"
 
+#include "reference/index.h"
+
 namespace moecheck::reference {
 namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 // A pool hands out what was freed before: with this many buffers freed and allocated, only the next few of each are looked at.
 constexpr std::size_t kAllPairs = 200'000, kNextAllocs = 64;

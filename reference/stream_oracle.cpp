@@ -4,6 +4,7 @@
 #include <bit>
 #include <unordered_map>
 
+#include "reference/index.h"
 #include "reference/stream_oracle_queues.h"
 
 namespace moecheck::reference {
@@ -15,8 +16,6 @@ using oracle::Mask;
 using oracle::Queues;
 using oracle::Ready;
 using oracle::Touch;
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
   std::uint64_t x = a * 0x9E3779B97F4A7C15u + b + 0x632BE59BD9B4E019u;

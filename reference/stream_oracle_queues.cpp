@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "reference/index.h"
+
 namespace moecheck::reference::oracle {
 namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 // A graph as the runtime records it: each node with all nodes it needs, directly or not.
 struct Graph {

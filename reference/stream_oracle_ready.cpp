@@ -1,12 +1,10 @@
 // What may run next: the queues as far as they go by themselves.
 #include "reference/stream_oracle_queues.h"
 
+#include "reference/index.h"
+
 namespace moecheck::reference::oracle {
-namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
-
-}  // namespace
+namespace {}  // namespace
 
 Ready ready(const Queues& q, Mask done) {
   Ready r;

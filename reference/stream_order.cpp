@@ -4,12 +4,10 @@
 #include <queue>
 #include <unordered_map>
 
+#include "reference/index.h"
+
 namespace moecheck::reference {
-namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
-
-}  // namespace
+namespace {}  // namespace
 
 class OrderBuilder {
  public:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "reference/index.h"
+
 namespace moecheck::reference {
 namespace {
 
@@ -20,11 +22,6 @@ StreamStep step_of(StepKind kind, int stream) {
 int add(StreamProgram& p, StreamStep s) {
   p.steps.push_back(std::move(s));
   return static_cast<int>(p.steps.size()) - 1;
-}
-
-template <class T>
-const T& at(const std::vector<T>& list, int i) {
-  return list[static_cast<std::size_t>(i)];
 }
 
 }  // namespace

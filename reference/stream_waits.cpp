@@ -4,10 +4,10 @@
 
 #include "reference/stream_checker.h"
 
+#include "reference/index.h"
+
 namespace moecheck::reference {
 namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 class WaitJudge {
  public:

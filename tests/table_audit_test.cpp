@@ -12,7 +12,7 @@ namespace {
 
 using Kind = Finding::Kind;
 
-std::int64_t count(const AuditResult& r, Kind kind) {
+std::int64_t count_of(const AuditResult& r, Kind kind) {
   return std::count_if(r.findings.begin(), r.findings.end(),
                        [&](const Finding& f) { return f.kind == kind; });
 }
@@ -33,17 +33,17 @@ constexpr const char* kLmEval =
 TEST(TableAudit, a_score_that_256_samples_can_not_give) {
   const AuditResult r = audit_text(std::string("Accuracy on gsm8k, 256 samples:\n\n") + kLmEval);
   EXPECT_EQ(r.claimed, std::vector<std::int64_t>{256});
-  EXPECT_EQ(count(r, Kind::kContradicts), 4) << texts(r);  // both rows, by their error and by the grid
+  EXPECT_EQ(count_of(r, Kind::kContradicts), 4) << texts(r);  // both rows, by their error and by the grid
   EXPECT_NE(texts(r).find("implies n = 1309 (1,288 to 1,331 once rounded)"), std::string::npos) << texts(r);
   EXPECT_NE(texts(r).find("1,249 of 1,319 (all of GSM8K)"), std::string::npos) << texts(r);
   EXPECT_EQ(r.findings[0].line, 5u);
   const AuditResult full = audit_text(std::string("1,319 questions\n") + kLmEval);
-  EXPECT_EQ(count(full, Kind::kContradicts), 0) << texts(full);
-  EXPECT_EQ(count(full, Kind::kFits), 4) << texts(full);
-  EXPECT_EQ(count(audit_text(kLmEval), Kind::kContradicts), 0);
+  EXPECT_EQ(count_of(full, Kind::kContradicts), 0) << texts(full);
+  EXPECT_EQ(count_of(full, Kind::kFits), 4) << texts(full);
+  EXPECT_EQ(count_of(audit_text(kLmEval), Kind::kContradicts), 0);
   AuditOptions given;
   given.samples = 200;
-  EXPECT_GT(count(audit_text(kLmEval, given), Kind::kContradicts), 0);
+  EXPECT_GT(count_of(audit_text(kLmEval, given), Kind::kContradicts), 0);
 }
 
 TEST(TableAudit, claims_are_found_and_prose_is_not) {
@@ -58,18 +58,18 @@ TEST(TableAudit, claims_are_found_and_prose_is_not) {
 }
 
 TEST(TableAudit, scores_in_text_and_columns) {
-  EXPECT_EQ(count(audit_text("--limit 256\nwe get 0.9469 \u00b1 0.0062 now"), Kind::kContradicts), 2);
-  EXPECT_EQ(count(audit_text("--limit 256\nwe get 94.92% +- 1.38% now"), Kind::kContradicts), 0);
-  EXPECT_EQ(count(audit_text("latency 21.5 \u00b1 0.4 ms"), Kind::kContradicts), 0);
+  EXPECT_EQ(count_of(audit_text("--limit 256\nwe get 0.9469 \u00b1 0.0062 now"), Kind::kContradicts), 2);
+  EXPECT_EQ(count_of(audit_text("--limit 256\nwe get 94.92% +- 1.38% now"), Kind::kContradicts), 0);
+  EXPECT_EQ(count_of(audit_text("latency 21.5 \u00b1 0.4 ms"), Kind::kContradicts), 0);
   EXPECT_TRUE(audit_text("latency 21.5 \u00b1 0.4 ms").findings.empty());
   const AuditResult column =
       audit_text("200 samples\n\n| model | gsm8k |\n|---|---|\n| a | 0.945 |\n| b | 94.7% |\n");
-  EXPECT_EQ(count(column, Kind::kFits), 1) << texts(column);
-  EXPECT_EQ(count(column, Kind::kContradicts), 1) << texts(column);
-  EXPECT_EQ(count(audit_text("0.9 \u00b1 0.0000"), Kind::kContradicts), 1);
+  EXPECT_EQ(count_of(column, Kind::kFits), 1) << texts(column);
+  EXPECT_EQ(count_of(column, Kind::kContradicts), 1) << texts(column);
+  EXPECT_EQ(count_of(audit_text("0.9 \u00b1 0.0000"), Kind::kContradicts), 1);
   const AuditResult ratios = audit_text("199/200 = **99.5 %**, 1276/1319 = 0.96740 and 1200/1319 = 0.95");
-  EXPECT_EQ(count(ratios, Kind::kFits), 2) << texts(ratios);
-  EXPECT_EQ(count(ratios, Kind::kContradicts), 1) << texts(ratios);
+  EXPECT_EQ(count_of(ratios, Kind::kFits), 2) << texts(ratios);
+  EXPECT_EQ(count_of(ratios, Kind::kContradicts), 1) << texts(ratios);
 }
 
 // A column of errors beside the scores, and one that claims the sample size.
@@ -78,12 +78,12 @@ TEST(TableAudit, columns_of_errors_and_of_sample_sizes) {
       "| config | samples | gsm8k strict | stderr |\n|---|---|---|---|\n| before | 256 | 0.9469 | 0.0062 |\n"
       "| after | 256 | 0.4685 | 0.0137 |\n");
   EXPECT_EQ(r.claimed, std::vector<std::int64_t>{256});
-  EXPECT_GE(count(r, Kind::kContradicts), 2) << texts(r);
+  EXPECT_GE(count_of(r, Kind::kContradicts), 2) << texts(r);
   EXPECT_NE(texts(r).find("n = 1309"), std::string::npos) << texts(r);
   const AuditResult fits =
       audit_text("| n | accuracy | \u00b1 |\n|---|---|---|\n| 256 | 94.92% | 1.38% |\n| 256 | 0.9492 | 0.0138 |\n");
-  EXPECT_EQ(count(fits, Kind::kContradicts), 0) << texts(fits);
-  EXPECT_GE(count(fits, Kind::kFits), 2) << texts(fits);
+  EXPECT_EQ(count_of(fits, Kind::kContradicts), 0) << texts(fits);
+  EXPECT_GE(count_of(fits, Kind::kFits), 2) << texts(fits);
 }
 
 constexpr const char* kSweepHead =
@@ -97,8 +97,8 @@ TEST(TableAudit, a_sweep_that_holds) {
                                    "243.6 (**+22.2%**) | 2193.7 \u2192 2679.1 (**+22.1%**) |\n"
                                    "| 5000 | 500 | 64 | 39.79 \u2192 40.15 (+0.9%) | 1363.8 \u2192 1339.1 "
                                    "(\u22121.8%) | 15001.9 \u2192 14730.4 (\u22121.8%) |\n");
-  EXPECT_EQ(count(r, Kind::kContradicts), 0) << texts(r);
-  EXPECT_EQ(count(r, Kind::kFits), 4) << texts(r);  // two rows, two arms
+  EXPECT_EQ(count_of(r, Kind::kContradicts), 0) << texts(r);
+  EXPECT_EQ(count_of(r, Kind::kFits), 4) << texts(r);  // two rows, two arms
 }
 
 TEST(TableAudit, a_sweep_that_does_not_hold) {
@@ -119,9 +119,9 @@ TEST(TableAudit, littles_law) {
       "| ISL/OSL | Concurrency | TTFT (ms) | TPOT (ms) | E2EL (ms) | Tok/s | Req/s "
       "|\n|---|---|---|---|---|---|---|\n";
   const AuditResult good = audit_text(head + "| 128/128 | 32 | 2558.1 | 46.4 | 8415.5 | 481.09 | 3.7809 |\n");
-  EXPECT_EQ(count(good, Kind::kContradicts), 0) << texts(good);
+  EXPECT_EQ(count_of(good, Kind::kContradicts), 0) << texts(good);
   const AuditResult bad = audit_text(head + "| 128/128 | 16 | 2558.1 | 46.4 | 8415.5 | 481.09 | 3.7809 |\n");
-  EXPECT_EQ(count(bad, Kind::kContradicts), 2) << texts(bad);
+  EXPECT_EQ(count_of(bad, Kind::kContradicts), 2) << texts(bad);
   EXPECT_NE(texts(bad).find("31.82 requests in flight, MC 16"), std::string::npos) << texts(bad);
 }
 
@@ -143,8 +143,8 @@ std::string block(const char* requests, const char* rate, const char* mc) {
 
 TEST(TableAudit, the_block_of_bench_serve) {
   const AuditResult good = audit_text(block("3000", "8.63", "32"));
-  EXPECT_EQ(count(good, Kind::kContradicts), 0) << texts(good);
-  EXPECT_EQ(count(good, Kind::kFits), 1);
+  EXPECT_EQ(count_of(good, Kind::kContradicts), 0) << texts(good);
+  EXPECT_EQ(count_of(good, Kind::kFits), 1);
   EXPECT_NE(texts(audit_text(block("2000", "8.63", "32"))).find("counted 2000"), std::string::npos);
   EXPECT_NE(texts(audit_text(block("3000", "8.63", "16"))).find("31.93 requests in flight, limit 16"),
             std::string::npos);

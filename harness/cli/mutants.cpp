@@ -33,11 +33,11 @@ struct MutantArguments {
   bool exhaustive = false, no_run = false, verbose = false;
 };
 
-// Built beside this program: build/PRESET/tests/moecheck_mutant_tests.
+// Built beside this program: build/PRESET/tests/moecheck_tests.
 std::string tests_beside() {
   std::error_code error;
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
-  return error ? std::string() : (self.parent_path() / "tests" / "moecheck_mutant_tests").string();
+  return error ? std::string() : (self.parent_path() / "tests" / "moecheck_tests").string();
 }
 
 void find_tests(const MutantArguments& a, mutants::Options& options) {
@@ -46,7 +46,7 @@ void find_tests(const MutantArguments& a, mutants::Options& options) {
     options.tests = std::filesystem::absolute(program).string();
     return;
   }
-  constexpr const char* kBuild = "cmake --build --preset release --target moecheck_mutant_tests";
+  constexpr const char* kBuild = "cmake --preset mutants && cmake --build --preset mutants";
   if (!a.tests.empty())
     throw UsageError(
         fmt::format("--tests {}: no program is there: build it with `{}`", printable(a.tests), kBuild));
@@ -158,8 +158,9 @@ void add_mutants(CLI::App& app, Action& action) {
       ->capture_default_str();
   sub->add_flag("--exhaustive", a->exhaustive,
                 "Go on after the first kill, to say which other checks notice");
-  sub->add_option("--tests", a->tests,
-                  "The program moecheck_mutant_tests (beside this one: tests/moecheck_mutant_tests)")
+  sub->add_option(
+         "--tests", a->tests,
+         "moecheck_tests of a build with faults in the harness (beside this program: tests/moecheck_tests)")
       ->type_name("PATH");
   sub->add_option("--jobs", a->jobs, "Worker processes (one per hardware thread)")
       ->check(CLI::Range(0, 1024));

@@ -10,8 +10,6 @@
 namespace moecheck::harness::http {
 namespace {
 
-constexpr std::size_t kMessageBytes = 300;
-
 // One step of the way to a value: a key, or a place in a list.
 enum Step : std::uint8_t {
   kOther = 1,

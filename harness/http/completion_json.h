@@ -11,6 +11,8 @@
 
 namespace moecheck::harness::http {
 
+inline constexpr std::size_t kMessageBytes = 300;  // of what a server says, in a message of ours
+
 struct CompletionFields {
   bool choices = false;      // there is such a list
   bool choice = false;       // with something in it

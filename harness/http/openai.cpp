@@ -15,8 +15,6 @@
 namespace moecheck::harness::http {
 namespace {
 
-constexpr std::size_t kMessageBytes = 300;
-
 using nlohmann::ordered_json;
 
 ordered_json prompt_of(const Generate& g) {

@@ -14,13 +14,11 @@ namespace {
 
 constexpr std::size_t kShown = 120;  // bytes of an unreadable body in a message
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
-
 std::string media_type(const Response& response) {
   const std::string_view value = response.header("Content-Type");
   std::string type(value.substr(0, value.find(';')));
   while (type.ends_with(' ')) type.pop_back();
-  std::transform(type.begin(), type.end(), type.begin(), lower);
+  std::transform(type.begin(), type.end(), type.begin(), lower_ascii);
   return type;
 }
 
@@ -29,7 +27,7 @@ std::string media_type(const Response& response) {
 bool ended_cleanly(const Response& response) {
   if (response.failure != Failure::kNone) return false;
   std::string coding(response.header("Transfer-Encoding"));
-  std::transform(coding.begin(), coding.end(), coding.begin(), lower);
+  std::transform(coding.begin(), coding.end(), coding.begin(), lower_ascii);
   return coding.ends_with("chunked") || !response.header("Content-Length").empty();
 }
 

@@ -7,12 +7,10 @@
 #include <numeric>
 #include <tuple>
 
+#include "harness/load/metrics.h"
+
 namespace moecheck::harness::load {
 namespace {
-
-double mean_of(const std::vector<double>& v) {
-  return v.empty() ? 0 : std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
-}
 
 double variance_of(const std::vector<double>& v) {  // of a sample: ddof 1
   const double m = mean_of(v);

@@ -9,11 +9,6 @@
 namespace moecheck::harness::load {
 namespace {
 
-double mean_of(std::span<const double> values) {
-  if (values.empty()) return 0;
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
-
 double median_of_sorted(std::span<const double> sorted) { return percentile(sorted, 50); }
 
 std::vector<const RequestRecord*> successes_of(std::span<const RequestRecord> records) {
@@ -143,6 +138,11 @@ bool add_request(const RequestRecord& r, const Objectives& goal, Pools& pools, M
 }
 
 }  // namespace
+
+double mean_of(std::span<const double> values) {
+  if (values.empty()) return 0;
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
 
 double percentile(std::span<const double> sorted, double p) {
   if (sorted.empty()) return 0;

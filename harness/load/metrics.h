@@ -61,6 +61,7 @@ struct Summary {
   double mean = 0, median = 0, std = 0, min = 0, max = 0;
   std::vector<std::pair<double, double>> percentiles;  // p, value
 };
+double mean_of(std::span<const double> values);               // 0 of an empty span
 double percentile(std::span<const double> sorted, double p);  // 0 of an empty span, as vLLM prints it
 Summary summarize(std::vector<double> values, std::span<const double> percentiles);
 

@@ -8,7 +8,7 @@
 namespace moecheck::harness::load {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 std::string date_of(double unix_seconds) {  // vLLM's format
   const auto t = static_cast<std::time_t>(unix_seconds);
@@ -21,39 +21,39 @@ std::string date_of(double unix_seconds) {  // vLLM's format
 
 std::string percentile_key(double p) {
   const auto whole = static_cast<std::int64_t>(p);
-  return static_cast<double>(whole) == p ? std::to_string(whole) : Json(p).dump();
+  return static_cast<double>(whole) == p ? std::to_string(whole) : OrderedJson(p).dump();
 }
 
 template <class T>
-Json or_null(const std::optional<T>& v) {
-  return v ? Json(*v) : Json();
+OrderedJson or_null(const std::optional<T>& v) {
+  return v ? OrderedJson(*v) : OrderedJson();
 }
 
-void put_summary(Json& j, const std::string& metric, const Summary& s) {
+void put_summary(OrderedJson& j, const std::string& metric, const Summary& s) {
   j["mean_" + metric + "_ms"] = 1e3 * s.mean;
   j["median_" + metric + "_ms"] = 1e3 * s.median;
   j["std_" + metric + "_ms"] = 1e3 * s.std;
   for (const auto& [p, v] : s.percentiles) j["p" + percentile_key(p) + "_" + metric + "_ms"] = 1e3 * v;
 }
 
-Json summary_object(const Summary& s) {
-  Json j = {{"count", s.count},      {"mean_ms", 1e3 * s.mean}, {"median_ms", 1e3 * s.median},
-            {"std_ms", 1e3 * s.std}, {"min_ms", 1e3 * s.min},   {"max_ms", 1e3 * s.max}};
+OrderedJson summary_object(const Summary& s) {
+  OrderedJson j = {{"count", s.count},      {"mean_ms", 1e3 * s.mean}, {"median_ms", 1e3 * s.median},
+                   {"std_ms", 1e3 * s.std}, {"min_ms", 1e3 * s.min},   {"max_ms", 1e3 * s.max}};
   for (const auto& [p, v] : s.percentiles) j["p" + percentile_key(p) + "_ms"] = 1e3 * v;
   return j;
 }
 
-void put_config(Json& j, const BenchConfig& c, double started) {
+void put_config(OrderedJson& j, const BenchConfig& c, double started) {
   j["date"] = date_of(started);
   j["endpoint_type"] = c.backend;
   j["backend"] = c.backend;
-  j["label"] = c.label.empty() ? Json() : Json(c.label);
+  j["label"] = c.label.empty() ? OrderedJson() : OrderedJson(c.label);
   j["model_id"] = c.model;
   j["tokenizer_id"] = c.model;
   j["num_prompts"] = c.num_prompts;
-  j["request_rate"] = std::isinf(c.request_rate) ? Json("inf") : Json(c.request_rate);
-  j["burstiness"] = std::isinf(c.burstiness) ? Json("inf") : Json(c.burstiness);
-  j["max_concurrency"] = c.max_concurrency > 0 ? Json(c.max_concurrency) : Json();
+  j["request_rate"] = std::isinf(c.request_rate) ? OrderedJson("inf") : OrderedJson(c.request_rate);
+  j["burstiness"] = std::isinf(c.burstiness) ? OrderedJson("inf") : OrderedJson(c.burstiness);
+  j["max_concurrency"] = c.max_concurrency > 0 ? OrderedJson(c.max_concurrency) : OrderedJson();
   if (!c.ramp_up.empty()) {
     j["ramp_up_strategy"] = c.ramp_up;
     j["ramp_up_start_rps"] = c.ramp_start;
@@ -62,11 +62,12 @@ void put_config(Json& j, const BenchConfig& c, double started) {
 }
 
 // vLLM gives [] and 0 for a failed request in these lists, and so do we: index i is request i.
-void put_arrays(Json& j, const LoadRun& run) {
-  Json input = Json::array(), output = Json::array(), ttfts = Json::array(), itls = Json::array(),
-       latencies = Json::array(), starts = Json::array(), queues = Json::array(), errors = Json::array();
+void put_arrays(OrderedJson& j, const LoadRun& run) {
+  OrderedJson input = OrderedJson::array(), output = OrderedJson::array(), ttfts = OrderedJson::array(),
+              itls = OrderedJson::array(), latencies = OrderedJson::array(), starts = OrderedJson::array(),
+              queues = OrderedJson::array(), errors = OrderedJson::array();
   for (const RequestRecord& r : run.records) {
-    Json gaps = Json::array();
+    OrderedJson gaps = OrderedJson::array();
     for (std::size_t i = 1; r.success && i < r.events.size(); ++i)
       gaps.push_back(r.events[i].at - r.events[i - 1].at);
     input.push_back(r.prompt_length());
@@ -89,9 +90,10 @@ void put_arrays(Json& j, const LoadRun& run) {
 }
 
 // What vLLM has no list for: when it was due, the last line, tokens and reads behind each event.
-Json request_arrays(const LoadRun& run) {
-  Json success = Json::array(), due = Json::array(), done = Json::array(), finish = Json::array(),
-       asked = Json::array(), tokens = Json::array(), shared = Json::array(), content = Json::array();
+OrderedJson request_arrays(const LoadRun& run) {
+  OrderedJson success = OrderedJson::array(), due = OrderedJson::array(), done = OrderedJson::array(),
+              finish = OrderedJson::array(), asked = OrderedJson::array(), tokens = OrderedJson::array(),
+              shared = OrderedJson::array(), content = OrderedJson::array();
   for (const RequestRecord& r : run.records) {
     success.push_back(r.success);
     due.push_back(r.due);
@@ -99,14 +101,14 @@ Json request_arrays(const LoadRun& run) {
     finish.push_back(r.finish_reason);
     asked.push_back(r.asked_output_tokens);
     tokens.push_back(tokens_per_event(r));
-    Json same = Json::array();  // numbers of events that came in the read of the one before
+    OrderedJson same = OrderedJson::array();  // numbers of events that came in the read of the one before
     double first_content = -1;
     for (std::size_t i = 0; i < r.events.size(); ++i) {
       if (i > 0 && !r.events[i].new_read) same.push_back(i);
       if (r.events[i].content && first_content < 0) first_content = r.events[i].at;
     }
     shared.push_back(std::move(same));
-    content.push_back(first_content < 0 ? Json() : Json(first_content));
+    content.push_back(first_content < 0 ? OrderedJson() : OrderedJson(first_content));
   }
   return {{"success", std::move(success)},
           {"due_times", std::move(due)},
@@ -118,7 +120,7 @@ Json request_arrays(const LoadRun& run) {
           {"first_content_times", std::move(content)}};
 }
 
-void put_speculation(Json& j, const CounterDelta& d) {
+void put_speculation(OrderedJson& j, const CounterDelta& d) {
   if (!d.acceptance_rate()) return;
   j["spec_decode_acceptance_rate"] = *d.acceptance_rate();
   j["spec_decode_acceptance_length"] = or_null(d.acceptance_length());
@@ -128,10 +130,10 @@ void put_speculation(Json& j, const CounterDelta& d) {
   j["spec_decode_per_position_acceptance_rates"] = d.acceptance_per_position();
 }
 
-Json counters_object(const BenchResult& r) {
+OrderedJson counters_object(const BenchResult& r) {
   if (!r.counters) return {};
   const CounterDelta& d = *r.counters;
-  Json checks = Json::array();
+  OrderedJson checks = OrderedJson::array();
   for (const CounterCheck& c : r.counter_checks)
     checks.push_back({{"what", c.what}, {"client", c.client}, {"server", c.server}, {"holds", c.holds}});
   return {{"server", name(d.kind)},
@@ -148,7 +150,7 @@ Json counters_object(const BenchResult& r) {
           {"checks", std::move(checks)}};
 }
 
-Json honesty_object(const Honesty& h) {
+OrderedJson honesty_object(const Honesty& h) {
   return {{"busy", h.busy},
           {"cpu", h.cpu},
           {"cpu_seconds", h.cpu_seconds},
@@ -157,13 +159,13 @@ Json honesty_object(const Honesty& h) {
           {"loop_lag", summary_object(h.loop_lag)}};
 }
 
-Json environment_object() {
+OrderedJson environment_object() {
   const Environment& e = environment();
   return {{"version", e.version}, {"commit", e.commit}, {"compiler", e.compiler}, {"build", e.build},
           {"cpu", e.cpu},         {"os", e.os},         {"device", e.device},     {"threads", e.threads}};
 }
 
-Json asked_object(const BenchConfig& c) {
+OrderedJson asked_object(const BenchConfig& c) {
   return {{"command", c.command},
           {"base_url", c.base_url},
           {"dataset", c.dataset},
@@ -178,9 +180,10 @@ Json asked_object(const BenchConfig& c) {
           {"ignore_eos", c.ignore_eos}};
 }
 
-Json moecheck_object(const BenchResult& r) {
+OrderedJson moecheck_object(const BenchResult& r) {
   const Metrics& m = r.metrics;
-  Json identities = Json::array(), foreign = Json::array(), failures = Json::array();
+  OrderedJson identities = OrderedJson::array(), foreign = OrderedJson::array(),
+              failures = OrderedJson::array();
   for (const FailureGroup& f : r.failures)
     failures.push_back({{"reason", f.reason}, {"count", f.count}, {"first_request", f.first}});
   for (const Identity& i : r.identities)
@@ -221,7 +224,7 @@ Json moecheck_object(const BenchResult& r) {
 
 std::string to_json(const BenchResult& r, bool texts) {
   const Metrics& m = r.metrics;
-  Json j;
+  OrderedJson j;
   put_config(j, r.config, r.run.started_unix);
   j["duration"] = m.duration;
   j["completed"] = m.completed;
@@ -244,13 +247,13 @@ std::string to_json(const BenchResult& r, bool texts) {
   if (r.counters) put_speculation(j, *r.counters);
   put_arrays(j, r.run);
   if (texts) {
-    Json all = Json::array();
+    OrderedJson all = OrderedJson::array();
     for (const RequestRecord& x : r.run.records) all.push_back(x.text);
     j["generated_texts"] = std::move(all);
   }
   j["moecheck"] = moecheck_object(r);
   // A server's text may be cut inside a character.
-  return j.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return j.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 }  // namespace moecheck::harness::load

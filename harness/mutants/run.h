@@ -47,7 +47,7 @@ struct Options {
   Gate gate = Gate::kCi;
   int jobs = 1;
   double timeout_seconds = 300;  // per mutant
-  std::string tests = {};  // the program moecheck_mutant_tests; empty: faults of the harness are not run
+  std::string tests = {};  // moecheck_tests of a build with faults; empty: the harness's are not run
   std::string why_no_tests = {};  // what their results then say
   // Goes on after the first kill, to say which other checks would have noticed: kernels to the end of the suite with every clause
   // and relation, the harness to the end of its tests.

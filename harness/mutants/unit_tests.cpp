@@ -83,12 +83,19 @@ Result ask_tests(const Mutant& m, const Options& options) {
                    : fmt::format("exit status {}", WEXITSTATUS(f.status));
   }
   if (options.exhaustive) r.noticed = failed.empty() ? std::vector<std::string>{r.killer} : failed;
-  r.repro = fmt::format("MOECHECK_FAULT={} moecheck_mutant_tests --gtest_filter={}", m.name,
+  r.repro = fmt::format("MOECHECK_FAULT={} moecheck_tests --gtest_filter={}", m.name,
                         shell_word(with_parameters(m.tests)));
   return r;
 }
 
 namespace {
+
+// Whether the program was built with MOECHECK_HARNESS_FAULTS: one without them passes whatever fault is chosen.
+bool holds_faults(const Options& options) {
+  const Finished f = run_program({options.tests, "--gtest_list_tests"}, {{"MOECHECK_FAULT", "no_such_fault"}},
+                                 options.timeout_seconds);
+  return WIFEXITED(f.status) && WEXITSTATUS(f.status) == kExitUnknownFault;
+}
 
 // "Suite.Test" of each line that --gtest_list_tests prints: suites, with their tests indented below them.
 std::vector<std::string> tests_of(const Options& options) {
@@ -131,6 +138,11 @@ std::map<std::string, std::string> unusable_filters(const std::vector<Mutant>& m
   for (const Mutant& m : mutants)
     if (!m.tests.empty() && why.emplace(m.tests, "").second) filters.push_back(m.tests);
   if (filters.empty()) return why;
+  if (!holds_faults(options)) {
+    for (auto& [filter, reason] : why)
+      reason = options.tests + " is built without faults of the harness: use the preset mutants";
+    return why;
+  }
   const std::vector<std::string> tests = tests_of(options);
   WorkerCallbacks callbacks;
   callbacks.work = [&](std::size_t i) -> std::string {

@@ -1,5 +1,5 @@
 #pragma once
-// Faults of the harness: unit tests judge them, in one run of the program moecheck_mutant_tests per fault.
+// Faults of the harness: unit tests judge them, in one run of moecheck_tests per fault.
 #include <map>
 #include <string>
 #include <vector>
@@ -11,7 +11,8 @@ namespace moecheck::harness::mutants {
 // Runs the tests of m.tests with the fault chosen; the first that fails is the killer.
 Result ask_tests(const Mutant& m, const Options& options);
 
-// Filters that say nothing, with the reason: a part of one matches no test, or its tests fail without a fault.
+// Filters that say nothing, with the reason: a part of one matches no test, its tests fail without a fault, or the program holds
+// no faults.
 std::map<std::string, std::string> unusable_filters(const std::vector<Mutant>& mutants,
                                                     const Options& options);
 

@@ -14,13 +14,13 @@ using reference::DType;
 using reference::Shape;
 using reference::View;
 
+}  // namespace
+
 // What select hands on.
-struct Topk {
+struct BatchOperations::Topk {
   std::vector<std::int32_t> ids;  // [M, K]
   std::vector<float> weights;
 };
-
-}  // namespace
 
 DispatchPlan plan_dispatch(std::span<const std::int32_t> topk_ids, std::int64_t experts, int ranks) {
   std::vector<std::vector<std::int64_t>> slots(static_cast<std::size_t>(ranks));

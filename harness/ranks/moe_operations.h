@@ -81,6 +81,7 @@ class BatchOperations {
   Buffer upload(const std::vector<T>& values);
   template <class T>
   std::vector<T> download(const Buffer& from, std::int64_t count);
+  struct Topk;
   struct Slots;
   void into_arrival_order(Slots& slots);
   std::size_t row_bytes() const { return static_cast<std::size_t>(options_.hidden) * 2; }

@@ -104,7 +104,8 @@ std::vector<Kernels> kernels(std::span<const Record> records) {
                            [&](const Kernels& k) { return k.implementation == r.implementation; });
     if (at == all.end()) at = all.insert(all.end(), {r.implementation, {}});
     for (const auto& [name, n] : r.kernels.executed) at->use.executed[r.operator_name + ": " + name] += n;
-    for (const auto& [reason, n] : r.kernels.fallbacks) at->use.fallbacks[r.operator_name + ": " + reason] += n;
+    for (const auto& [reason, n] : r.kernels.fallbacks)
+      at->use.fallbacks[r.operator_name + ": " + reason] += n;
   }
   return all;
 }

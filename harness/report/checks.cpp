@@ -29,7 +29,7 @@ std::string other_than_pass(const Tally& tally) {
   return out;
 }
 
-void write_cell(std::string& out, const Page& page, const Group& g, const Cell& cell) {
+void write_configuration(std::string& out, const Page& page, const Group& g, const Cell& cell) {
   put(out, "<tbody id={}><tr><th colspan=4>{} <span>{}</span>\n", cell_id(page, g, cell), configuration(cell),
       count(cell.tally.total(), "check"));
   // The interesting ones first: failures, then what came nearest to its bound.
@@ -65,7 +65,7 @@ void write_checks(std::string& out, const Page& page) {
           "<thead><tr><th><th>error / bound<th>elements<th>case</thead>\n",
           html(g.operator_name), html(g.implementation), count(g.tally.total(), "check"),
           other_than_pass(g.tally));
-      for (const Cell& cell : g.cells) write_cell(out, page, g, cell);
+      for (const Cell& cell : g.cells) write_configuration(out, page, g, cell);
       out += "</table></div></details>\n";
     }
   out += "</div>\n</section>\n";

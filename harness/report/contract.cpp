@@ -110,19 +110,23 @@ void write_kernels(std::string& out, const Page& page) {
   const std::vector<Kernels> all = kernels(page.records);
   if (all.empty()) return;
   open_section(out, "kernels", "Kernels",
-               "The specializations that requests were dispatched to, and how often each ran. One that never ran was not tested.");
+               "The specializations that requests were dispatched to, and how often each ran. One that never "
+               "ran was not tested.");
   for (const Kernels& k : all) {
     std::int64_t never = 0;
     for (const auto& [name, n] : k.use.executed) never += n == 0;
     put(out,
-        "<details class=more{}><summary><b>{}</b> <span class=n>{}{}</span></summary><div class=scroll><table "
+        "<details class=more{}><summary><b>{}</b> <span class=n>{}{}</span></summary><div "
+        "class=scroll><table "
         "class=list><tbody>\n",
         never > 0 ? " open" : "", html(k.implementation), count(std::ssize(k.use.executed), "kernel"),
         never == 0 ? "" : fmt::format(", {} never ran", grouped(never)));
     for (const auto& [name, n] : k.use.executed)
-      put(out, "<tr><td class=n>{}<td>{}\n", n == 0 ? "<b>never</b>" : grouped(static_cast<std::int64_t>(n)), html(name));
+      put(out, "<tr><td class=n>{}<td>{}\n", n == 0 ? "<b>never</b>" : grouped(static_cast<std::int64_t>(n)),
+          html(name));
     for (const auto& [reason, n] : k.use.fallbacks)
-      put(out, "<tr><td class=n>{}<td>left the fast kernels, {}\n", grouped(static_cast<std::int64_t>(n)), html(reason));
+      put(out, "<tr><td class=n>{}<td>left the fast kernels, {}\n", grouped(static_cast<std::int64_t>(n)),
+          html(reason));
     out += "</tbody></table></div></details>\n";
   }
   out += "</section>\n";
@@ -139,7 +143,8 @@ void write_open(std::string& out, const Page& page) {
   }
   open_section(
       out, "open", "Open and skipped",
-      fmt::format("{} rows or elements left open, by near-ties of the inputs or by the contract, beside {} compared. {} not run.",
+      fmt::format("{} rows or elements left open, by near-ties of the inputs or by the contract, beside {} "
+                  "compared. {} not run.",
                   grouped(open_elements), grouped(elements), count(page.tally[Verdict::kSkip], "check")));
   write_reasons(out, "Undecided", badge(Verdict::kUndecided), undecided, true);
   write_reasons(out, "Skipped", badge(Verdict::kSkip), skipped, true);

@@ -13,12 +13,9 @@ json to_json(const report::Group& g) {
     if (g.tally[v] > 0) verdicts[std::string(name(v))] = g.tally[v];
   for (const Record* r : g.records)
     if (is_failure(r->result.verdict)) failed.push_back(r->case_line);
-  json j = {{"operator", g.operator_name},
-            {"implementation", g.implementation},
-            {"verdicts", std::move(verdicts)},
-            {"cases", g.cases},
-            {"elements", g.elements},
-            {"open", g.undecided}};
+  json j = {{"operator", g.operator_name},     {"implementation", g.implementation},
+            {"verdicts", std::move(verdicts)}, {"cases", g.cases},
+            {"elements", g.elements},          {"open", g.undecided}};
   // JSON has no infinity: what failed so is in the list.
   if (g.headroom <= 1) j["error_over_bound"] = g.headroom;
   if (!failed.empty()) j["failed"] = std::move(failed);
@@ -33,21 +30,19 @@ json to_json(const report::Kernels& k) {
     else
       ran[name] = n;
   }
-  return {{"implementation", k.implementation}, {"ran", std::move(ran)}, {"never", std::move(never)}, {"fallbacks", k.use.fallbacks}};
+  return {{"implementation", k.implementation},
+          {"ran", std::move(ran)},
+          {"never", std::move(never)},
+          {"fallbacks", k.use.fallbacks}};
 }
 
 }  // namespace
 
 std::string counts_json(std::span<const Record> records, const std::string& command) {
   const Environment& e = environment();
-  json j = {{"schema", "moecheck.counts/1"},
-            {"command", command},
-            {"version", e.version},
-            {"commit", e.commit},
-            {"compiler", e.compiler},
-            {"cpu", e.cpu},
-            {"os", e.os},
-            {"device", e.device}};
+  json j = {
+      {"schema", "moecheck.counts/1"}, {"command", command}, {"version", e.version}, {"commit", e.commit},
+      {"compiler", e.compiler},        {"cpu", e.cpu},       {"os", e.os},           {"device", e.device}};
   json& groups = j["checks"] = json::array();
   for (const report::Group& g : report::group_records(records)) groups.push_back(to_json(g));
   json& kernels = j["kernels"] = json::array();

@@ -13,10 +13,6 @@ struct Axes {
   std::vector<std::string> models, policies;
 };
 
-void add_new(std::vector<std::string>& names, const std::string& name) {
-  if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-}
-
 Axes axes_of(const Page& page, const std::string& operator_name) {
   Axes axes;
   for (const Group& g : page.groups) {

@@ -20,10 +20,6 @@ constexpr Look kLooks[kVerdicts] = {
     {"W", "w", "a known failure with its issue; no failure"},
 };
 
-void add_new(std::vector<std::string>& names, const std::string& name) {
-  if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-}
-
 std::vector<Failure> failures_of(const Group& group) {
   std::vector<Failure> first, others;
   std::map<std::string, std::size_t> kinds;

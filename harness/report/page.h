@@ -1,16 +1,15 @@
 #pragma once
 // The parts of the HTML report: small building blocks, and one function per section. Sections append to a
 // string.
-#include <fmt/format.h>
-
+#include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <map>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "harness/put.h"
 #include "harness/report/aggregate.h"
 #include "harness/report/html.h"
 
@@ -21,17 +20,17 @@ extern const std::string_view kStyle;  // CSS
 // `text` for HTML content and quoted attributes: printable and escaped.
 std::string html(std::string_view text);
 
+// Appends a name that is not in the list.
+inline void add_new(std::vector<std::string>& names, const std::string& name) {
+  if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+}
+
 // How a verdict looks: colour is never the only sign, so each has a letter.
 struct Look {
   std::string_view letter, css, meaning;
 };
 const Look& look(Verdict v);
 std::string badge(Verdict v);  // the letter on its colour
-
-template <class... Args>
-void put(std::string& out, fmt::format_string<Args...> format, Args&&... args) {
-  fmt::format_to(std::back_inserter(out), format, std::forward<Args>(args)...);
-}
 
 // Opens a section with its title and one line that says how to read it (may hold HTML).
 void open_section(std::string& out, std::string_view id, std::string_view title, std::string_view how);

@@ -187,10 +187,10 @@ void sweep_table(std::string& out, const PrReport& r) {
   out += "</tbody></table></div>\n";
 }
 
-using Shape = std::tuple<std::string, std::int64_t, std::int64_t>;  // dataset, ISL, OSL
+using Traffic = std::tuple<std::string, std::int64_t, std::int64_t>;  // dataset, ISL, OSL
 
 void throughput_plots(std::string& out, const PrReport& r) {
-  std::map<Shape, std::pair<Points, Points>> shapes;
+  std::map<Traffic, std::pair<Points, Points>> shapes;
   for (const bool second : {false, true})
     for (const load::SavedBench& b : (second ? r.input.b : r.input.a).benches) {
       if (!b.invalid.empty() || b.max_concurrency == 0) continue;

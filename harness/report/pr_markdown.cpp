@@ -59,7 +59,7 @@ void filters_table(std::string& out, const PrReport& r) {
         p_value_text(c.noise->excess_p));
 }
 
-void accuracy_section(std::string& out, const PrReport& r) {
+void write_accuracy(std::string& out, const PrReport& r) {
   const Comparison& c = *r.accuracy;
   const Run& run = *r.input.a.accuracy;
   out += fmt::format("### Accuracy: {}\n\n{}\n\n", name(c.verdict), md(c.reason));
@@ -106,7 +106,7 @@ void sweep_section(std::string& out, const PrReport& r) {
   out += "\n";
 }
 
-void how_section(std::string& out, const PrReport& r) {
+void write_how(std::string& out, const PrReport& r) {
   out += "<details><summary>Commands and environment</summary>\n\n";
   for (const Command& c : commands(r)) {
     out += fmt::format("{}{}:\n", md(c.arm), c.recorded ? "" : " (from what the result says was run)");
@@ -121,11 +121,11 @@ void how_section(std::string& out, const PrReport& r) {
 
 std::string pr_markdown(const PrReport& r) {
   std::string out = fmt::format("## {}\n\n", md(r.input.title));
-  if (r.accuracy) accuracy_section(out, r);
+  if (r.accuracy) write_accuracy(out, r);
   if (!r.sweep.empty()) sweep_section(out, r);
   for (const std::string& c : cautions(r)) out += fmt::format("- {}\n", md(c));
   if (!cautions(r).empty()) out += "\n";
-  how_section(out, r);
+  write_how(out, r);
   return out;
 }
 

@@ -16,8 +16,6 @@ constexpr std::size_t kReadAhead = 64 << 10;     // of further requests while on
 constexpr std::size_t kDiscardBytes = 16 << 20;  // of what a refused client still sends before it is cut off
 constexpr double kLingerSeconds = 2;
 
-std::string_view view(boost::beast::string_view s) { return {s.data(), s.size()}; }
-
 // What to say of a request that can not be parsed.
 ApiError parse_error(const error_code& ec, const HttpOptions& o) {
   if (ec == http::error::body_limit)

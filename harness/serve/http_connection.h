@@ -14,6 +14,8 @@
 
 namespace moecheck::harness {
 
+inline std::string_view view(boost::beast::string_view s) { return {s.data(), s.size()}; }
+
 class Connection final : public HttpConnection,
                          public Exchange,
                          public std::enable_shared_from_this<Connection> {

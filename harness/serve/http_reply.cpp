@@ -13,8 +13,6 @@ namespace {
 namespace http = boost::beast::http;
 using boost::system::error_code;
 
-std::string_view view(boost::beast::string_view s) { return {s.data(), s.size()}; }
-
 }  // namespace
 
 void Connection::append_head(const HttpReply& r, const std::string& framing) {

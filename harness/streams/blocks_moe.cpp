@@ -32,9 +32,11 @@ StreamProgram glm4_moe(const Glm4Moe& o) {
   const int y = in_place ? p.view("y", h, 0, row) : p.buffer("y", row, freed ? side : -1);
   const bool clones = o.input == Input::kInPlaceClone || o.input == Input::kLateClone;
   const int clone = clones ? p.buffer("h_clone", row) : h;
-  const int scratch = o.scratch == Scratch::kNone
-                          ? -1
-                          : p.add_scratch("workspace", o.scratch == Scratch::kStream && !HARNESS_FAULT(kBlocksScratchPerDevice), o.bytes.workspace);
+  const int scratch = o.scratch == Scratch::kNone ? -1
+                                                  : p.add_scratch("workspace",
+                                                                  o.scratch == Scratch::kStream &&
+                                                                      !HARNESS_FAULT(kBlocksScratchPerDevice),
+                                                                  o.bytes.workspace);
   const auto use_scratch = [&](int step) {
     if (scratch >= 0) p.steps[static_cast<std::size_t>(step)].scratch = {scratch};
   };
@@ -47,7 +49,8 @@ StreamProgram glm4_moe(const Glm4Moe& o) {
   const int graph = o.capturing ? p.begin_capture(cur, "block") : -1;
   if (outside >= 0) p.wait(cur, outside);
   p.kernel("P", cur, {x}, {h});
-  if (o.input == Input::kInPlaceClone) p.kernel("clone", HARNESS_FAULT(kBlocksCloneOnSideStream) ? alt : cur, {h}, {clone});
+  if (o.input == Input::kInPlaceClone)
+    p.kernel("clone", HARNESS_FAULT(kBlocksCloneOnSideStream) ? alt : cur, {h}, {clone});
   if (o.dual && o.fork == Fork::kBefore && !HARNESS_FAULT(kBlocksForkMissing)) fork(p, alt, cur);
   if (o.input == Input::kLateClone) p.kernel("clone", side, {h}, {clone});
   const int s = p.kernel("S", main, {clone, ws}, {shared}, 3);
@@ -65,7 +68,8 @@ StreamProgram glm4_moe(const Glm4Moe& o) {
   p.kernel("R", cur, {y}, {out});
   if (freed) {
     // The host drops y when the block returns. The next work of the side stream gets its bytes, and no new fork orders it.
-    if (o.output == Output::kRecorded) p.record_stream(y, HARNESS_FAULT(kBlocksRecordWrongStream) ? side : cur);
+    if (o.output == Output::kRecorded)
+      p.record_stream(y, HARNESS_FAULT(kBlocksRecordWrongStream) ? side : cur);
     if (o.output == Output::kRecordedWrong) p.record_stream(y, side);
     p.free(y);
     const int next = p.buffer("y_next", row, side);
@@ -86,8 +90,8 @@ StreamProgram deepseek_moe(DeepseekForm form, bool capturing, bool scale_outside
   StreamProgram p;
   const int cur = p.stream("cur"), alt = p.stream("alt");
   const bool alt_first = form == DeepseekForm::kAltFirst || form == DeepseekForm::kAltFirstKept;
-  const bool disposed =
-      form == DeepseekForm::kAltFirst || (HARNESS_FAULT(kBlocksDisposedTooEarly) && form == DeepseekForm::kAltFirstKept);
+  const bool disposed = form == DeepseekForm::kAltFirst ||
+                        (HARNESS_FAULT(kBlocksDisposedTooEarly) && form == DeepseekForm::kAltFirstKept);
   const int x = p.buffer("x", kRow), h = p.buffer("h", kRow, disposed ? cur : -1),
             permuted = p.buffer("permuted", kRow), shared = p.buffer("s", kRow),
             logits = p.buffer("router_logits", 512), ids = p.buffer("topk", 64), y = p.buffer("y", kRow);

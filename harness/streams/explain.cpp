@@ -7,6 +7,7 @@
 #include "harness/case.h"
 #include "harness/streams/text.h"
 #include "harness/text.h"
+#include "reference/index.h"
 
 namespace moecheck::harness::streams {
 namespace {
@@ -14,8 +15,6 @@ namespace {
 using namespace reference;
 
 constexpr std::size_t kMostOperations = 3000;  // what depends on what is looked at pair by pair
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 // What data and the streams' own order ask for, whatever the waits: operations are in the host's order.
 class Needed {

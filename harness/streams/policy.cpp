@@ -25,7 +25,8 @@ DualDecision glm4(const DualPolicy& p, const DualState& s) {
     case DualMode::kAuto:
       break;
   }
-  if (s.capturing && !HARNESS_FAULT(kPolicyCaptureAsksThreshold)) return {true, "capturing: the threshold is not asked"};
+  if (s.capturing && !HARNESS_FAULT(kPolicyCaptureAsksThreshold))
+    return {true, "capturing: the threshold is not asked"};
   const bool few = HARNESS_FAULT(kPolicyThresholdStrict) ? s.tokens < p.threshold : s.tokens <= p.threshold;
   return {few,
           fmt::format("{} tokens, {} the threshold of {}", s.tokens, few ? "at most" : "above", p.threshold)};
@@ -70,7 +71,8 @@ DualRule require_rule(const std::string& given) { return require<DualRule>(given
 DualDecision decide(const DualPolicy& p, const DualState& s) {
   if (!s.alt_stream) return {false, "there is no second stream"};
   if (s.tokens <= 0 && !HARNESS_FAULT(kPolicyEmptyBatchForks)) return {false, "no tokens"};
-  if (s.fused_shared_experts && !HARNESS_FAULT(kPolicyFusedOnTwoStreams)) return {false, "the shared experts are fused into the routed ones"};
+  if (s.fused_shared_experts && !HARNESS_FAULT(kPolicyFusedOnTwoStreams))
+    return {false, "the shared experts are fused into the routed ones"};
   if (s.all_to_all) return {false, "dispatch goes through all-to-all"};
   switch (p.rule) {
     case DualRule::kGlm4:

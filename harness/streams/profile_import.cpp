@@ -12,18 +12,18 @@
 #include "harness/streams/profile_items.h"
 #include "harness/streams/profile_names.h"
 #include "harness/text.h"
+#include "reference/index.h"
 
 namespace moecheck::harness::streams {
 namespace {
 
+using reference::index;
 using reference::StepKind;
 using reference::StreamProgram;
 using reference::StreamStep;
 using Item = HostItem;
 
 constexpr double kMaxClocks = 3e8;  // nodes times streams: 1.2 GB
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 class Importer {
  public:

@@ -10,13 +10,13 @@
 #include "harness/case.h"
 #include "harness/streams/profile_waits.h"
 #include "harness/text.h"
+#include "reference/index.h"
 
 namespace moecheck::harness::streams {
 namespace {
 
+using reference::index;
 using Item = HostItem;
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 class Collector {
  public:

@@ -6,16 +6,17 @@
 
 #include "harness/streams/profile_import.h"
 
+#include "reference/index.h"
+
 namespace moecheck::harness::streams {
 namespace {
 
+using reference::index;
 using reference::OrderEdge;
 using reference::OrderNode;
 using reference::StepKind;
 using reference::StreamOrder;
 using reference::StreamProgram;
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 class Measurer {
  public:

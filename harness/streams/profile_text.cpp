@@ -9,18 +9,18 @@
 #include "harness/streams/program_json.h"
 #include "harness/streams/text.h"
 #include "harness/text.h"
+#include "reference/index.h"
 
 namespace moecheck::harness::streams {
 namespace {
 
+using reference::index;
 using reference::StreamOrder;
 using reference::StreamProgram;
 using report::html;
-using report::put;
 
 constexpr std::size_t kShown = 24;
 
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 std::int64_t size(std::size_t n) { return static_cast<std::int64_t>(n); }
 
 double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }

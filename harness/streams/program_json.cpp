@@ -10,11 +10,13 @@
 #include "harness/json_error.h"
 #include "harness/tasks/files.h"
 #include "harness/text.h"
+#include "reference/index.h"
 
 namespace moecheck::harness::streams {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using reference::at;
 using reference::ByteRange;
 using reference::StepKind;
 using reference::StreamKind;
@@ -23,11 +25,6 @@ using reference::StreamStep;
 
 constexpr std::int64_t kMaxBytes = std::int64_t{1} << 53;  // what every reader of JSON keeps exactly
 constexpr double kMaxClocks = 3e8;                         // nodes times chains: 1.2 GB
-
-template <class T>
-const T& at(const std::vector<T>& list, int i) {
-  return list[static_cast<std::size_t>(i)];
-}
 
 class Reader {
  public:

@@ -3,21 +3,18 @@
 
 #include "harness/json.h"
 #include "harness/streams/program_json.h"
+#include "reference/index.h"
 
 namespace moecheck::harness::streams {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using reference::at;
 using reference::ByteRange;
 using reference::ProgramBuffer;
 using reference::StreamKind;
 using reference::StreamProgram;
 using reference::StreamStep;
-
-template <class T>
-const T& at(const std::vector<T>& list, int i) {
-  return list[static_cast<std::size_t>(i)];
-}
 
 Json range_json(const StreamProgram& p, const ByteRange& r) {
   const ProgramBuffer& b = at(p.buffers, r.buffer);

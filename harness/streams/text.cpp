@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "harness/put.h"
 #include "harness/text.h"
 
 namespace moecheck::harness::streams {
@@ -9,12 +10,7 @@ namespace {
 
 using namespace reference;
 
-constexpr std::size_t kShown = 12;
-
-template <class... A>
-void put(std::string& out, fmt::format_string<A...> format, A&&... a) {
-  fmt::format_to(std::back_inserter(out), format, std::forward<A>(a)...);
-}
+constexpr std::size_t kShownOfEach = 12;
 
 std::string stream_of(const StreamProgram& p, int step) {
   const int s = p.steps[static_cast<std::size_t>(step)].stream;
@@ -84,9 +80,10 @@ std::string wait_text(const StreamProgram& p, const CheckedStreams& c, const Nod
   else if (w.use == WaitUse::kNeededByCapture)
     text = w.code == 0 ? "without it, work is not captured" : "without it the capture fails";
   else if (w.use == WaitUse::kCostsOverlap)
-    text = fmt::format("{}: without it {} and {} could run at the same time",
-                       p.buffers.empty() && p.scratch.empty() ? "the program declares no data" : "no data need it",
-                       names.step(w.first), names.step(w.second));
+    text = fmt::format(
+        "{}: without it {} and {} could run at the same time",
+        p.buffers.empty() && p.scratch.empty() ? "the program declares no data" : "no data need it",
+        names.step(w.first), names.step(w.second));
   else if (!w.path.empty())
     text = fmt::format("the order is there already: {}", names.path(w.path));
   else
@@ -172,10 +169,10 @@ std::string check_text(const StreamProgram& p, const CheckedStreams& c) {
   out += "\n";
   for (const CaptureError& e : r.capture) put_capture(out, names, e);
   if (!r.capture.empty()) out += "  what follows is of the same work without captures\n";
-  for (std::size_t i = 0; i < r.races.size() && i < kShown; ++i) put_race(out, p, c, names, r.races[i]);
-  if (r.race_count > static_cast<std::int64_t>(kShown))
-    put(out, "race      ... and {} more\n", r.race_count - static_cast<std::int64_t>(kShown));
-  for (std::size_t i = 0; i < r.lifetime.size() && i < kShown; ++i)
+  for (std::size_t i = 0; i < r.races.size() && i < kShownOfEach; ++i) put_race(out, p, c, names, r.races[i]);
+  if (r.race_count > static_cast<std::int64_t>(kShownOfEach))
+    put(out, "race      ... and {} more\n", r.race_count - static_cast<std::int64_t>(kShownOfEach));
+  for (std::size_t i = 0; i < r.lifetime.size() && i < kShownOfEach; ++i)
     put_lifetime(out, p, names, r.lifetime[i]);
   for (const OpenFree& f : r.open_frees)
     put(out, "note      {}: safe only if the pool's stream waits for {} before it allocates again\n",
@@ -189,9 +186,9 @@ std::string check_text(const StreamProgram& p, const CheckedStreams& c) {
     put(out, "wait      {:<20} {:<18} {}\n", names.step(r.waits[i].step), name(r.waits[i].use),
         wait_text(p, c, names, r.waits[i]));
   put(out, "overlap   {} can run at the same time", count(r.overlap_count, "pair"));
-  for (std::size_t i = 0; i < r.overlaps.size() && i < kShown; ++i)
+  for (std::size_t i = 0; i < r.overlaps.size() && i < kShownOfEach; ++i)
     put(out, "{} {}|{}", i == 0 ? ":" : ",", names.of(r.overlaps[i].first), names.of(r.overlaps[i].second));
-  put(out, "{}\n", r.overlap_count > static_cast<std::int64_t>(kShown) ? ", ..." : "");
+  put(out, "{}\n", r.overlap_count > static_cast<std::int64_t>(kShownOfEach) ? ", ..." : "");
   put(out, "time      {:g} on the longest path, {:g} in a row: {}\n", r.critical, r.serial,
       names.list(r.critical_path));
   return out;

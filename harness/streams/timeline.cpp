@@ -7,14 +7,13 @@
 #include "harness/report/page.h"
 #include "harness/streams/text.h"
 #include "harness/text.h"
+#include "reference/index.h"
 
 namespace moecheck::harness::streams {
 namespace {
 
 using namespace reference;
 using report::html;
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 struct Box {
   int node, lane;
