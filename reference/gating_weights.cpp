@@ -61,7 +61,9 @@ Bounded quotient(const Bounded& w, const Sum& sum, Epsilon epsilon, double ulps)
     bottom = 0, top = 1;                                           // the guard bites, or w is all there is
   const double rest = std::fabs(d - w.value), step = ulps * kU32;  // dq/dw = rest / d^2
   const double sigma = (rest * w.sigma + w.value * sum.sigma) / (d * d);
-  return {q, sigma + 0.5 * step * q + kFlushed32, std::fmax(top - q, q - bottom) + step * top + kFlushed32};
+  const double proven = std::fmax(top - q, q - bottom) + step * top + kFlushed32;
+  // A sum that may vanish does so by flushing, to every weight at once: no noise that averages out.
+  return {q, sum.least == 0 ? proven : sigma + 0.5 * step * q + kFlushed32, proven};
 }
 
 Bounded times(const Bounded& b, double factor, double ulps) {

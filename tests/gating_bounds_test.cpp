@@ -381,5 +381,19 @@ TEST(GatingPrecision, WeightsFromChoiceScoresLoseTheBias) {
                       static_cast<double>(c - b)));
 }
 
+// A machine that flushes gives 0 to every weight of a row whose scores are the roots of subnormal numbers: allowed, and no noise.
+TEST(GatingBounds, ARowFlushedToZeroIsNotSuspect) {
+  for (const int topk : {1, 2})
+    for (const Epsilon epsilon : {Epsilon::kGuard, Epsilon::kAdd, Epsilon::kMax}) {
+      auto o = sizes(8, 1, 1, topk);
+      o.scoring = Scoring::kSqrtSoftplus;
+      o.policy.epsilon = epsilon;
+      for (const Bounded& w : GateRun(o, std::vector<double>(8, -100)).weights) {
+        EXPECT_GE(w.suspect_bound(), std::fabs(w.value)) << "0 where " << w.value << " was expected";
+        EXPECT_LE(w.proven, 1.001);
+      }
+    }
+}
+
 }  // namespace
 }  // namespace moecheck::tests

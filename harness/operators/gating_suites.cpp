@@ -143,33 +143,39 @@ std::vector<Case> adversarial() {
 std::vector<Case> full() {
   Cases cases;
   const Random r(1, "gating full suite");
-  std::uint64_t i = 0;
+  std::uint64_t at = 0;
+  const auto integer = [&](std::int64_t least, std::int64_t most) { return r.integer(at++, least, most); };
   const auto pick = [&](const std::vector<std::string>& from) {
-    return from[static_cast<std::size_t>(r.integer(i++, 0, static_cast<std::int64_t>(from.size()) - 1))];
+    return from[static_cast<std::size_t>(integer(0, std::ssize(from) - 1))];
   };
   const Schema& s = gating_schema();
-  const auto choices = [&](const char* field) {
-    return s.fields[static_cast<std::size_t>(s.find(field))].choices;
+  const auto choice = [&](const char* field) {
+    return pick(s.fields[static_cast<std::size_t>(s.find(field))].choices);
   };
   int taken = 0;
   for (int draw = 0; draw < 40000 && taken < 3000; ++draw) {
-    const std::string policy = s.policies[static_cast<std::size_t>(r.integer(
-                                              i++, 0, static_cast<std::int64_t>(s.policies.size()) - 1))]
-                                   .name;
-    const std::int64_t groups = r.integer(i++, 0, 2) == 0 ? std::int64_t{1} << r.integer(i++, 1, 4) : 1;
-    const std::int64_t per_group = r.integer(i++, 0, 1) ? 32 : r.integer(i++, 2, 96);
-    taken += cases.add(
-        policy,
-        fmt::format(
-            "tokens={} experts={} groups={} topk_group={} topk={} shared_slots={} scoring={} renormalize={} "
-            "rsf={} scale_flag={} dtype={} bias={} ids={} data={} seed={}",
-            r.integer(i++, 1, 9),
-            groups == 1 ? pick({"64", "128", "160", "256", "288", "384", "512"})
-                        : std::to_string(groups * per_group),
-            groups, r.integer(i++, 1, groups), r.integer(i++, 1, 10), r.integer(i++, -2, 2) > 0 ? 1 : 0,
-            pick(choices("scoring")), r.integer(i++, 0, 3) > 0 ? 1 : 0, pick({"1", "2.5", "2.827", "16"}),
-            r.integer(i++, 0, 1), pick(choices("dtype")), pick(choices("bias")), pick(choices("ids")),
-            pick(choices("data")), draw + 1));
+    // One draw a line: compilers evaluate the arguments of a call in different orders.
+    const std::string policy =
+        s.policies[static_cast<std::size_t>(integer(0, std::ssize(s.policies) - 1))].name;
+    const bool grouped = integer(0, 2) == 0;
+    const std::int64_t groups = grouped ? std::int64_t{1} << integer(1, 4) : 1;
+    const bool warp = integer(0, 1) == 1;
+    const std::int64_t per_group = warp ? 32 : integer(2, 96);
+    const std::string experts = groups == 1 ? pick({"64", "128", "160", "256", "288", "384", "512"})
+                                            : std::to_string(groups * per_group);
+    std::string line = fmt::format("experts={} groups={} seed={}", experts, groups, draw + 1);
+    const auto add = [&](std::string_view field, const auto& value) {
+      line += fmt::format(" {}={}", field, value);
+    };
+    add("tokens", integer(1, 9));
+    add("topk_group", integer(1, groups));
+    add("topk", integer(1, 10));
+    add("shared_slots", integer(-2, 2) > 0 ? 1 : 0);
+    add("renormalize", integer(0, 3) > 0 ? 1 : 0);
+    add("rsf", pick({"1", "2.5", "2.827", "16"}));
+    add("scale_flag", integer(0, 1));
+    for (const char* field : {"scoring", "dtype", "bias", "ids", "data"}) add(field, choice(field));
+    taken += cases.add(policy, line);
   }
   return cases.take();
 }
