@@ -26,8 +26,6 @@ std::string value_text(const Field& f, Value v) {
 std::vector<std::pair<std::string, std::string>> case_fields(const Case& c) {
   std::vector<std::pair<std::string, std::string>> texts = {
       {"policy", c.policy()}, {"model", c.model()}, {"seed", fmt::format("{}", c.seed)}};
-  // Operators without a choice of policies have the one policy that the line need not mention.
-  if (c.policy().empty() && !c.schema().policies.empty()) texts[0].second = c.schema().policies.front().name;
   for (std::size_t i = 0; i < c.schema().fields.size(); ++i)
     texts.emplace_back(c.schema().fields[i].name,
                        value_text(c.schema().fields[i], c.value(static_cast<int>(i))));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <utility>
 
 #include "harness/case.h"
 #include "harness/json.h"
@@ -32,8 +33,15 @@ std::string text_of(const Json& j) {
 }
 
 double number_of(const Json& j, double otherwise) { return j.is_number() ? j.get<double>() : otherwise; }
+// Files of others hold counts as floats too; what no count can be is left as if it were absent.
 std::int64_t integer_of(const Json& j, std::int64_t otherwise) {
-  return j.is_number() ? static_cast<std::int64_t>(j.get<double>()) : otherwise;
+  if (!j.is_number()) return otherwise;
+  const double v = j.get<double>();
+  return v > -0x1p53 && v < 0x1p53 ? static_cast<std::int64_t>(v) : otherwise;
+}
+int int_of(const Json& j, int otherwise) {
+  const std::int64_t v = integer_of(j, otherwise);
+  return std::in_range<int>(v) ? static_cast<int>(v) : otherwise;
 }
 
 bool is_results(const std::string& name) { return name.starts_with("results") && name.ends_with(".json"); }
@@ -166,7 +174,7 @@ class Reader {
     s.error = text_of(at_or_null(own, "error"));
     s.prompt_tokens = integer_of(at_or_null(own, "prompt_tokens"), -1);
     s.completion_tokens = integer_of(at_or_null(own, "completion_tokens"), -1);
-    s.attempts = static_cast<int>(integer_of(at_or_null(own, "attempts"), 1));
+    s.attempts = int_of(at_or_null(own, "attempts"), 1);
     s.latency_s = number_of(at_or_null(own, "latency_s"), -1);
     s.ttft_s = number_of(at_or_null(own, "ttft_s"), -1);
     s.missing_done = at_or_null(own, "missing_done") == true;
@@ -209,12 +217,12 @@ void read_results(const std::string& path, const Json& j, Run& run) {
   run.api = source.find("chat") != source.npos ? Api::kChat : Api::kCompletions;
   const Json& turns = at_or_null(j, "fewshot_as_multiturn");
   run.fewshot_as_multiturn = !turns.is_boolean() || turns.get<bool>();
-  run.num_fewshot = static_cast<int>(integer_of(of_task("n-shot"), -1));
+  run.num_fewshot = int_of(of_task("n-shot"), -1);
   run.limit = integer_of(at_or_null(config, "limit"), 0);
   run.documents = integer_of(at_or_null(of_task("n-samples"), "original"), 0);
   run.fewshot_seed = static_cast<std::uint64_t>(integer_of(at_or_null(config, "fewshot_seed"), 1234));
-  run.concurrency = static_cast<int>(integer_of(at_or_null(args, "num_concurrent"), 1));
-  run.max_retries = static_cast<int>(integer_of(at_or_null(args, "max_retries"), 0));
+  run.concurrency = int_of(at_or_null(args, "num_concurrent"), 1);
+  run.max_retries = int_of(at_or_null(args, "max_retries"), 0);
   run.timeout_s = number_of(at_or_null(args, "timeout"), 300);
   run.task_hash = text_of(of_task("task_hashes"));
   run.started_unix = number_of(at_or_null(j, "date"), 0);
@@ -222,7 +230,7 @@ void read_results(const std::string& path, const Json& j, Run& run) {
   run.seconds = seconds.empty() ? 0 : std::strtod(seconds.c_str(), nullptr);
   run.data_name = text_of(at_or_null(own, "data"));
   run.test_sha256 = text_of(at_or_null(own, "test_sha256"));
-  run.max_gen_toks = static_cast<int>(integer_of(at_or_null(own, "max_gen_toks"), 256));
+  run.max_gen_toks = int_of(at_or_null(own, "max_gen_toks"), 256);
   if (own.is_object()) run.extra_json = python_json(own);
   const Json& filters = at_or_null(of_task("configs"), "filter_list");
   if (filters.is_array())
@@ -238,7 +246,7 @@ void add_failures(Run& run) {
     Sample s;
     s.failed = true;
     s.doc_id = integer_of(at_or_null(f, "doc_id"), -1);
-    s.attempts = static_cast<int>(integer_of(at_or_null(f, "attempts"), 1));
+    s.attempts = int_of(at_or_null(f, "attempts"), 1);
     s.error = text_of(at_or_null(f, "error"));
     s.doc_hash = text_of(at_or_null(f, "doc_hash"));
     s.prompt_hash = text_of(at_or_null(f, "prompt_hash"));
@@ -317,8 +325,7 @@ Run read_run(const std::string& path, const std::string& task) {
     add_failures(run);
   }
   if (!run.generation_json.empty())
-    run.max_gen_toks =
-        static_cast<int>(integer_of(at_or_null(parse_json(run.generation_json), "max_gen_toks"), 256));
+    run.max_gen_toks = int_of(at_or_null(parse_json(run.generation_json), "max_gen_toks"), 256);
   finish(run);
   return run;
 }
