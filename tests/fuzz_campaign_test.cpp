@@ -194,6 +194,22 @@ TEST_F(FuzzCampaign, ACauseIsOneFileHoweverManyCasesShowIt) {
   EXPECT_EQ(mended, 1);
 }
 
+TEST_F(FuzzCampaign, WhatAWaiverCoversIsNoFinding) {
+  FuzzOptions o = small_campaign({"routed_scaling"}, {"cpu!combine_drops_last_slot"});
+  o.cases = 32;
+  const Corpus corpus(path("corpus"));
+  ASSERT_FALSE(run_fuzz(o).empty());
+  o.corpus = &corpus;
+  o.amend = [](Record& r) {
+    if (is_failure(r.result.verdict)) r.result.verdict = Verdict::kWaived;
+  };
+  std::int64_t waived = 0;
+  o.on_record = [&](const Record& r) { waived += r.result.verdict == Verdict::kWaived; };
+  EXPECT_TRUE(run_fuzz(o).empty());
+  EXPECT_GT(waived, 0);
+  EXPECT_TRUE(files("corpus").empty());
+}
+
 TEST_F(FuzzCampaign, CrashesCostOneCaseAndHangsTheirTime) {
   FuzzOptions o = small_campaign({"routed_scaling"}, {});
   const Altered crashing([](const Case& c, const TensorSet&, TensorSet&, const RunOptions&) {

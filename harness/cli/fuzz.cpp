@@ -16,6 +16,7 @@
 #include "harness/cli/cli.h"
 #include "harness/fuzz/campaign.h"
 #include "harness/fuzz/record_log.h"
+#include "harness/ledger/waivers.h"
 #include "harness/text.h"
 #include "harness/verdict_text.h"
 
@@ -24,7 +25,7 @@ namespace {
 
 struct FuzzArguments {
   std::vector<std::string> operators, implementations;
-  std::string time, corpus, shard, records;
+  std::string time, corpus, shard, records, waivers;
   std::uint64_t cases = 0, seed = 1;
   int jobs = 0, threads = 1;
   double timeout = 60;
@@ -158,6 +159,11 @@ int fuzz(const FuzzArguments& a) {
     progress.show(p);
   };
   options.stop = [] { return stopped != 0; };
+  ledger::Waivers waivers;
+  if (!a.waivers.empty()) {
+    waivers = ledger::read_waivers(a.waivers);
+    options.amend = [&waivers, day = ledger::today()](Record& r) { waivers.apply(r, day); };
+  }
   stop_on_signals();
   const auto start = std::chrono::steady_clock::now();
   const std::vector<FuzzFinding> findings = run_fuzz(options);
@@ -206,6 +212,8 @@ void add_fuzz(CLI::App& app, Action& action) {
   sub->add_option("--seed", a->seed, "Another seed, other cases")->capture_default_str()->type_name("N");
   sub->add_option("--corpus", a->corpus, "Folder of failing cases: replayed first, new ones are added")
       ->type_name("DIR");
+  sub->add_option("--waivers", a->waivers, "Known failures and their issues: what they cover is no finding")
+      ->type_name("FILE.jsonl");
   sub->add_flag("--tensors", a->tensors, "Put the tensors of new failures into the corpus too");
   sub->add_option("--jobs", a->jobs,
                   "Worker processes (one per hardware thread; one in each rank of mpirun or srun)")

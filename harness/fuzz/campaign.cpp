@@ -148,6 +148,7 @@ class FuzzCampaign {
     options.timeout_seconds = options_.timeout_seconds;
     options.shrink = false;
     options.suite = suite;
+    options.amend = options_.amend;
     std::vector<std::string> fresh;
     std::size_t records = 0;  // one per implementation and case, in order
     options.on_record = [&](const Record& r, std::size_t, std::size_t) {
@@ -177,7 +178,8 @@ class FuzzCampaign {
         fresh.push_back(key);
         return;  // told when it is shrunk
       }
-    } else if (own && options_.on_mended && r.result.verdict != Verdict::kSkip) {
+    } else if (own && options_.on_mended && r.result.verdict != Verdict::kSkip &&
+               r.result.verdict != Verdict::kWaived) {
       options_.on_mended(*item.entry, r);
     }
     if (options_.on_record) options_.on_record(r);
@@ -206,6 +208,7 @@ class FuzzCampaign {
       CampaignOptions options;
       options.check = options_.check;
       options.timeout_seconds = options_.timeout_seconds;
+      options.amend = options_.amend;  // shrinking does not end at a waived cause
       const std::vector<Record> again = run_campaign({f.item.c}, one, options);
       f.finding.repeats = is_finding(again.front());
       f.finding.record.shrunk = again.front().shrunk;

@@ -56,6 +56,9 @@ struct FuzzOptions {
   int jobs = 1;
   double timeout_seconds = 60;  // per case
 
+  std::function<void(Record&)> amend =
+      {};  // before anyone sees a record: waivers. What it makes no failure is no finding
+
   // In the parent. Each record once, that of a new finding after it is in the corpus.
   std::function<void(const Record&)> on_record;
   std::function<void(const FuzzFinding&)> on_finding;  // a new one, or one of the corpus that fails still

@@ -71,6 +71,8 @@ void adversarial(std::vector<Case>& cases, const Operator& op) {
                {"tokens=0", "tokens=1", "tokens=15", "tokens=16", "tokens=17", "tokens=31", "tokens=32",
                 "tokens=33", "tokens=63", "tokens=64", "tokens=65"},
                {"hidden=32 intermediate=16", "hidden=24 intermediate=8 data=integers rsf=2"}});
+  // More slots than any tile holds.
+  add_product(cases, op, {kSome, {"tokens=1100 topk=1", "tokens=160 topk=8"}, {"hidden=16 intermediate=8"}});
   // Widths around tiles of 8, 16, 32, 64 and 128; partial scale blocks.
   add_product(cases, op,
               {kSome,

@@ -21,6 +21,11 @@ void quick(std::vector<Case>& cases, const Operator& op) {
   add_product(cases, op, {kSome, {"ep_size=2 ep_rank=0", "ep_size=4 ep_rank=3"}, {"tokens=3"}});
   add_product(cases, op, {{"policy=deepseek_v4"}, {"limit=1", "limit=1 hidden=37 intermediate=29"}});
   add_product(cases, op, {all, {"data=padding tokens=5"}});
+  // A shared expert with a gate of its own, beside little else: what its roundings do is seen.
+  add_product(cases, op,
+              {{"policy=vllm_cuda", "policy=hf_qwen3_next"},
+               {"round_shared_gate=round", "round_shared_gate=none"},
+               {"shared_gate=1 rsf=0.01 tokens=17"}});
 }
 
 void models_suite(std::vector<Case>& cases, const Operator& op) {

@@ -40,7 +40,7 @@ HWY_INLINE VF gated(const ActivationOptions& o, Clamp clamp, VF g, VF u) {
   if (clamp == Clamp::kBeforeSilu) g = at_most(g, limit);
   VF a = act(g, oai ? static_cast<float>(o.alpha) : fault(Fault::kSiluIsGelu) ? 1.702F : 1.0F);
   if (clamp == Clamp::kAfterSilu) a = at_most(a, limit);
-  if (o.round_silu == Rounding::kRound) a = round_dtype(o.dtype, a);
+  if ((o.round_silu == Rounding::kRound) != fault(Fault::kSiluRounding)) a = round_dtype(o.dtype, a);
   if (oai && !fault(Fault::kOaiUpWithoutOne)) u = hn::Add(u, hn::Set(d, 1.0F));
   a = hn::Mul(a, u);
   return o.round_product == Rounding::kRound ? round_dtype(o.dtype, a) : a;

@@ -85,6 +85,7 @@ CombineRules combine_rules(const reference::CombineOptions& options, bool has_sh
   float rsf = static_cast<float>(options.routed_scaling_factor);
   if (fault(Fault::kOutputScaleTwice)) rsf *= rsf;
   if (fault(Fault::kOutputScaleInverse)) rsf = 1 / rsf;
+  if (fault(Fault::kOutputScaleInDtype)) rsf = round_dtype(options.dtype, rsf);
   CombineRules rules;
   rules.dtype = options.dtype;
   rules.round_term = rounds(options.round_weighted);

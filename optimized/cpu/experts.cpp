@@ -69,7 +69,8 @@ class Experts {
   // Global id of a slot of this tile, -1 where it contributes nothing.
   std::int64_t reduce_id(std::int64_t slot) const { return is_local(slot) ? global_id(slot) : -1; }
   float weight(std::int64_t slot) const {
-    return in_.topk_weights ? in_.topk_weights.as<float>()[first_ * o_.topk + slot] : 1.0F;
+    const std::int64_t first_slot = fault(Fault::kWeightsOfFirstTile) ? 0 : first_ * o_.topk;
+    return in_.topk_weights ? in_.topk_weights.as<float>()[first_slot + slot] : 1.0F;
   }
 
  private:

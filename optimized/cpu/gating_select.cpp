@@ -42,6 +42,7 @@ HWY_INLINE VI order_key(VF v) {
 HWY_INLINE VF replace_non_finite(NonFinite rule, VF x) {
   const DF d;
   if (rule != NonFinite::kLogitZero) return hn::IfThenElse(hn::IsNaN(x), hn::Set(d, -kInf), x);
+  if (fault(Fault::kInfiniteLogitKept)) return hn::IfThenElse(hn::IsNaN(x), hn::Zero(d), x);
   return hn::IfThenElse(hn::IsFinite(x), x, hn::Zero(d));
 }
 
@@ -127,8 +128,9 @@ HWY_INLINE float group_score_of(GroupScore rule, const float* c, std::int64_t n)
   VF first = hn::Set(d, -kInf), second = first;
   for (std::int64_t i = 0; i < n; i += lane_count()) {
     VF v = hn::LoadU(d, c + i);
+    const std::int64_t left = fault(Fault::kGroupTailOfFour) ? (n - i + 3) / 4 * 4 : n - i;
     if (n - i < lane_count())
-      v = hn::IfThenElse(hn::FirstN(d, static_cast<std::size_t>(n - i)), v, hn::Set(d, -kInf));
+      v = hn::IfThenElse(hn::FirstN(d, static_cast<std::size_t>(left)), v, hn::Set(d, -kInf));
     if (rule == GroupScore::kTop2Distinct)
       second = hn::Max(second, hn::IfThenElse(hn::Eq(v, first), second, hn::Min(first, v)));
     else

@@ -123,10 +123,12 @@ HWY_INLINE VF scale_of(const reference::IndexerQuant& q, VF amax) {
   if (fault(Fault::kIndexerScaleInBf16)) amax = round_bf16(amax);
   float f = static_cast<float>(q.divisor);
   if (fault(Fault::kIndexerOtherDivisor)) f = f == 240 ? 224 : 240;
-  if (!fault(Fault::kIndexerNoFloor)) amax = hn::Max(amax, hn::Set(d, static_cast<float>(q.amax_floor)));
+  const VF floor = hn::Set(d, static_cast<float>(q.amax_floor));
+  if (!fault(Fault::kIndexerNoFloor) && !fault(Fault::kIndexerFloorOfScale)) amax = hn::Max(amax, floor);
   const bool reciprocal = q.scale_op == reference::DivisionOp::kReciprocal;
   VF s = reciprocal ? hn::Mul(amax, hn::Set(d, 1.0F / f)) : hn::Div(amax, hn::Set(d, f));
   if (fault(Fault::kIndexerScaleInBf16)) s = round_bf16(s);
+  if (fault(Fault::kIndexerFloorOfScale)) s = hn::Max(s, floor);
   if (!q.ue8m0 || fault(Fault::kIndexerUe8m0Ignored)) return s;
   // The power of two above: the mantissa's carry. Inf stays.
   const VU up = hn::Set(du, fault(Fault::kIndexerUe8m0Floor) ? 0 : 0x7FFFFF);

@@ -269,7 +269,8 @@ void mla_prepare(const MlaPrepareInputs& in, const MlaPrepareOptions& options, c
   parallel_for(cpu.threads, (rows + kRowsOfTask - 1) / kRowsOfTask, [&](std::int64_t task, int worker) {
     Scratch& s = scratch[static_cast<std::size_t>(worker)];
     for (std::int64_t t = task * kRowsOfTask; t < std::min(rows, (task + 1) * kRowsOfTask); ++t) {
-      const bool rotated = t < tokens && (has_query(in, options, t) || load_id(in.slot_mapping, t) >= 0);
+      const bool queried = has_query(in, options, t) && !fault(Fault::kMlaStaleTables);
+      const bool rotated = t < tokens && (queried || load_id(in.slot_mapping, t) >= 0);
       if (rotated || (fault(Fault::kMlaPrefillRotated) && tokens > 0))
         run.load_tables(std::min(t, tokens - 1), s);
       if (t < tokens) run.query(t, s);

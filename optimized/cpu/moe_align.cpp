@@ -110,8 +110,9 @@ void moe_sorting(const SortingOptions& o, ConstView topk_ids, ConstView topk_wei
     if (id < 0 || id >= o.experts) return -1;
     return o.expert_mask.empty() || o.expert_mask[static_cast<std::size_t>(id)] != 0 ? id : -1;
   });
+  const std::int64_t named = fault(Fault::kSortingPadOfLocal) ? rows : tokens;
   const auto pad =
-      reference::encode_sorted_id(static_cast<std::uint32_t>(o.topk), static_cast<std::uint32_t>(tokens));
+      reference::encode_sorted_id(static_cast<std::uint32_t>(o.topk), static_cast<std::uint32_t>(named));
   auto* ids = sorted_ids.as<std::uint32_t>();
   std::fill_n(ids, sorted_ids.shape.numel(), pad);
   std::fill_n(sorted_weights.as<float>(), sorted_weights.shape.numel(), 0.0F);

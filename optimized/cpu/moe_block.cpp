@@ -51,6 +51,7 @@ std::vector<std::int32_t> expert_map_of(const MoeBlockOptions& o) {
   for (std::int64_t j = 0; j < fused_slots(o); ++j)
     map[static_cast<std::size_t>(experts + j)] =
         static_cast<std::int32_t>(per_rank + (fault(Fault::kSharedSlotZeroTwice) ? 0 : j));
+  if (fault(Fault::kSentinelComputed) && has_sentinel_column(o)) map.back() = static_cast<std::int32_t>(per_rank);
   return map;
 }
 

@@ -24,8 +24,11 @@ constexpr int kHeadsAtOnce = 4, kVectorsAtOnce = 2;
 void decode_keys(DType fp8, const std::uint8_t* codes, std::int64_t n, float* HWY_RESTRICT out) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(DF()));
   const bool fnuz = (fp8 == DType::kE4M3FNUZ) != fault(Fault::kLogitsOtherFp8);
-  for (std::int64_t i = 0; i < n * kChunkTokens; i += lanes)
-    hn::Store(fnuz ? StoredE4M3<true>::load(codes + i) : StoredE4M3<false>::load(codes + i), DF(), out + i);
+  const VF least = hn::Set(DF(), !fault(Fault::kLogitsTinyKeys) ? 0.0F : fnuz ? 0x1p-7F : 0x1p-6F);
+  for (std::int64_t i = 0; i < n * kChunkTokens; i += lanes) {
+    const VF v = fnuz ? StoredE4M3<true>::load(codes + i) : StoredE4M3<false>::load(codes + i);
+    hn::Store(fault(Fault::kLogitsTinyKeys) ? hn::IfThenElseZero(hn::Ge(hn::Abs(v), least), v) : v, DF(), out + i);
+  }
 }
 
 // total += sum over kHeads heads of relu(q_h . k) w_h, for the tokens of kVectorsAtOnce vectors, one in each lane.

@@ -54,7 +54,7 @@ void attend(KvCache& cache, const AttentionRow& row, float* scores, float* out) 
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t dim = shape.head_dim, columns = shape.columns(), repeat = shape.heads / shape.kv_heads;
   const std::int64_t pages = (row.positions + kPage - 1) / kPage, padded = pages * kPage;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
+  const float scale = 1.0F / std::sqrt(static_cast<float>(fault(Fault::kScaleOfPaddedHead) ? columns : dim));
   for (std::int64_t head = 0; head < shape.heads; ++head) {
     const std::int64_t kv = fault(Fault::kKvHeadsInterleaved) ? head % shape.kv_heads : head / repeat;
     for (std::int64_t p = 0; p < pages; ++p)

@@ -39,6 +39,7 @@ bool shared_is_mine(const SlotInsertionOptions& o, std::int64_t t) {
 
 float slot_weight(const SlotInsertionOptions& o, ConstView gate_logits, std::int64_t t, std::int64_t j,
                   VectorSigmoid sigmoid) {
+  if (fault(Fault::kGateOfFirstSlot)) j = 0;
   const float n = fault(Fault::kInsertedWeightSplit) ? static_cast<float>(o.shared) : 1.0F;
   switch (o.insertion) {
     case SlotInsertion::kAiterAppend:

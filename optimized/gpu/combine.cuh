@@ -52,7 +52,8 @@ GPU_DEVICE void add_terms(const CombineArgs& a, const CombineTerm* terms, int co
 // What follows the reduce, of one element.
 GPU_DEVICE float finish(const CombineArgs& a, float v) {
   for (int s = 0; s < a.step_count; ++s) {
-    if (a.steps[s].round_before) v = round_dtype(a.round_dtype, v);
+    const bool skipped = GPU_FAULT(kGpuCombineUnrounded) && s + 1 == a.step_count && a.steps[s].factor == 1;
+    if (a.steps[s].round_before && !skipped) v = round_dtype(a.round_dtype, v);
     v *= a.steps[s].factor;
   }
   return v;

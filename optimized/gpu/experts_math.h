@@ -94,7 +94,8 @@ GPU_DEVICE float at_least(float v, float limit) { return v < limit ? limit : v; 
 GPU_DEVICE float gated_activation(const ActivationArgs& a, float weight, float gate, float up) {
   gate *= weight, up *= weight;
   if (a.round_input) gate = rounded(a.dtype, gate), up = rounded(a.dtype, up);
-  if (a.clamp != Clamp::kNone) up = at_least(at_most(up, a.limit), -a.limit);
+  if (a.clamp != Clamp::kNone)
+    up = GPU_FAULT(kGpuExpertsUpClamp) ? at_most(up, a.limit) : at_least(at_most(up, a.limit), -a.limit);
   if (a.clamp == Clamp::kBeforeSilu) gate = at_most(gate, a.limit);
   float v = gate / (1.0F + fast_exp(-(gate * a.alpha)));
   if (a.clamp == Clamp::kAfterSilu) v = at_most(v, a.limit);

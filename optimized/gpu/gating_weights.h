@@ -75,7 +75,7 @@ GPU_DEVICE void write_padding(const GatingArgs& a, std::int64_t row) {
 // The sum over the lanes of slots: of eight where all are among them, the others hold 0.
 template <int W>
 GPU_DEVICE float sum_of_slots(const GatingArgs& a, float v) {
-  if (a.topk > 8 || a.shared > 8) return wave_sum<W>(v);
+  if (a.topk > (GPU_FAULT(kGpuSumOfEight) ? 16 : 8) || a.shared > 8) return wave_sum<W>(v);
   GPU_UNROLL for (int step = 4; step > 0; step /= 2) v += shfl_xor<W>(v, step);
   return v;
 }

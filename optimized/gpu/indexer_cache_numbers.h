@@ -1,6 +1,7 @@
 #pragma once
 // The numbers of the indexer's quantizer: a group's scale, and the codes of its elements. Semantics: reference/indexer_cache.h, to the
 // bit, on every backend.
+#include "optimized/gpu/fault.h"
 #include "optimized/gpu/math.h"
 #include "optimized/gpu/number_formats.h"
 #include "reference/indexer_cache.h"
@@ -45,7 +46,8 @@ GPU_DEVICE float scale_of(const Quantizer& q, float amax) {
   const float a = larger(amax, q.amax_floor);
   const float s = q.scale_by_inverse ? a * q.inverse_divisor : a / q.divisor;
   // The power of two above: the mantissa's carry. Inf stays.
-  return q.power_of_two ? bits_as<float>((float_bits(s) + 0x7FFFFF) & 0x7F800000) : s;
+  const std::uint32_t carry = GPU_FAULT(kGpuIndexerNextPower) ? 0x800000 : 0x7FFFFF;
+  return q.power_of_two ? bits_as<float>((float_bits(s) + carry) & 0x7F800000) : s;
 }
 
 // Scales whose quotients corrected() rounds: with them no remainder is lost to underflow, unless the quotient's code is 0.

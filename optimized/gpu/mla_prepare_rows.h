@@ -225,8 +225,10 @@ GPU_DEVICE void put_pe(const MlaPrepareArgs& a, const Row& r, int c, const Store
   } else {
     GPU_UNROLL for (int j = 0; j < N; ++j) y[j] = x.number(a.dtype, j);
   }
-  if (r.pe_out != nullptr) store_stored(r.pe_out + 2 * c, to_stored<N>(a.dtype, y));
+  const bool late = GPU_FAULT(kGpuMlaPeOutScaled);
+  if (r.pe_out != nullptr && !late) store_stored(r.pe_out + 2 * c, to_stored<N>(a.dtype, y));
   store_cast<N>(r.cast, a.rope_saturates, r.to.pe, r.to.tiled, c, y);
+  if (r.pe_out != nullptr && late) store_stored(r.pe_out + 2 * c, to_stored<N>(a.dtype, y));
 }
 
 template <int W, int N>

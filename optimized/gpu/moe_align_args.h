@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "optimized/fault.h"
+#include "optimized/gpu/fault.h"
 #include "optimized/gpu/moe_align.h"
 
 namespace moecheck::MOECHECK_OPTIMIZED {
@@ -51,7 +52,7 @@ inline AlignArgs align_args(AlignKind kind, reference::ConstView topk_ids, std::
   a.slots = a.sorted_slots = static_cast<std::int32_t>(topk_ids.shape.numel());
   a.experts = static_cast<std::int32_t>(experts);
   a.buckets = static_cast<std::int32_t>(buckets);
-  while (1 << a.bits < a.buckets) ++a.bits;
+  while (1 << a.bits < a.buckets - (GPU_FAULT(kGpuAlignBitsOfExperts) ? 1 : 0)) ++a.bits;
   if (gpu_moe_align_is_small(a.slots, experts)) return a;
   const GpuAlignUnits units = gpu_moe_align_units(a.slots);
   a.unit = static_cast<std::int32_t>(units.slots);

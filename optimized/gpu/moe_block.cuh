@@ -43,7 +43,7 @@ GPU_KERNEL void GPU_LAUNCH_BOUNDS(kGateWaves* W) shared_gates(const GateArgs a) 
     sum += load_as_float(a.dtype, a.x, token * a.hidden + k) * load_as_float(a.dtype, a.gate, k);
   for (int step = (GPU_FAULT(kGpuBlockGateWidth32) ? 32 : W) / 2; step > 0; step /= 2)
     sum += shfl_xor<W>(sum, step);
-  if (a.rounds) sum = rounded(a.dtype, sum);
+  if (a.rounds != GPU_FAULT(kGpuBlockGateLogit)) sum = rounded(a.dtype, sum);
   float s = 1.0F / (1.0F + fast_exp(-sum));
   if (a.rounds) s = rounded(a.dtype, s);
   if (lane<W>() == 0) a.out[token] = s;

@@ -85,9 +85,10 @@ GPU_DEVICE float load_logit(const MqaLogitsArgs& a, std::int64_t i) {
 // -Inf where the row sees no token: thread `thread` of `threads` that share the row.
 GPU_DEVICE void fill_tail(const MqaLogitsArgs& a, std::int64_t row, Seen seen, int thread, int threads) {
   if (!a.fills) return;
-  const std::int32_t end = seen.count == 0 ? 0 : seen.column + seen.count;
+  const bool empty = seen.count == 0 && !GPU_FAULT(kGpuLogitsEmptyRow);
+  const std::int32_t end = empty ? 0 : seen.column + seen.count;
   const std::int64_t first = row * a.row_stride;
-  if (end > 0)
+  if (seen.count > 0)
     for (std::int32_t c = thread; c < seen.column; c += threads) store_logit(a, first + c, -infinity());
   for (std::int32_t c = end + thread; c < a.width; c += threads) store_logit(a, first + c, -infinity());
 }
