@@ -243,7 +243,8 @@ void Gating::apply_non_finite_rule(GatingRow& row) const {
 void Gating::score_row(GatingRow& row) const {
   const auto& p = options_.policy;
   ArgumentError arg;
-  if (p.bias_on == BiasOn::kLogits && options_.has_bias) arg = {arg.proven + 1, arg.sigma + kSqrtThird};
+  const bool sums = p.bias_on == BiasOn::kLogits && options_.has_bias;
+  if (sums) arg = {arg.proven + 1, arg.sigma + kSqrtThird};
   const double* x = row.work.logit.data();
   const auto n = options_.experts;
   switch (options_.scoring) {
@@ -251,7 +252,7 @@ void Gating::score_row(GatingRow& row) const {
       sigmoid_scores(x, n, p.score_math, arg, row.score.data());
       break;
     case Scoring::kSoftmax:
-      softmax_scores(x, n, arg, row.score.data());
+      softmax_scores(x, n, sums, row.score.data());
       break;
     case Scoring::kSqrtSoftplus:
       sqrt_softplus_scores(x, n, p.score_math, arg, row.score.data());

@@ -39,16 +39,20 @@ Bounded sigmoid_score(double x, ScoreMath math, ArgumentError arg) {
 }
 
 // p_e = t_e / Z, t_e = exp(x_e - max), Z = sum t. The subtraction is one more rounding of the argument. Z in
-// any order: gamma_{E-1}, beside the mean of the terms' own errors weighted by their size.
-void softmax_scores(const double* x, std::int64_t n, ArgumentError arg, Bounded* p) {
-  double top = -kInf, z = 0, weighted = 0;
+// any order: gamma_{E-1}, beside the mean of the terms' own errors weighted by their size. Sums of logit and bias move p_e by
+// p_e (d_e - mean of d), |d_e| <= u |x_e|; the maximum cancels.
+void softmax_scores(const double* x, std::int64_t n, bool sums, Bounded* p) {
+  constexpr ArgumentError arg;
+  double top = -kInf, z = 0, weighted = 0, magnitude = 0;
   for (std::int64_t e = 0; e < n; ++e) top = std::fmax(top, x[e]);
   for (std::int64_t e = 0; e < n; ++e) {
     const double d = x[e] - top, t = std::exp(d);
     p[e] = {t, std::fmin(-d, kCutOff), 0};  // sigma holds |d| until the second pass
     z += t;
     weighted += t * p[e].sigma;
+    if (sums && t > 0) magnitude += t * std::fabs(x[e]);
   }
+  magnitude /= z;
   const double mean = weighted / z, slope = arg.proven + 1, slope_sigma = arg.sigma + 1;
   const double base = 2 * kExpUlps + slope * mean + static_cast<double>(n - 1) + kRcpUlps + 1;
   const double base_sigma =
@@ -58,6 +62,14 @@ void softmax_scores(const double* x, std::int64_t n, ArgumentError arg, Bounded*
     p[e] = v == 0
                ? Bounded::exact(0)
                : Bounded{v, uv * (base_sigma + slope_sigma * a) + kFloor, uv * (base + slope * a) + kFloor};
+    if (!sums || x[e] == -kInf) continue;
+    const double moved = kU32 * (std::fabs(x[e]) + magnitude);  // of the logarithm of p_e
+    if (v == 0) {
+      if (top - x[e] <= 2 * moved) p[e] = {0, 1, 1};
+      continue;
+    }
+    p[e].sigma = std::fmin(1, p[e].sigma + v * std::expm1(kSqrtThird * moved));
+    p[e].proven = std::fmin(1, p[e].proven + v * std::expm1(moved));
   }
 }
 

@@ -10,7 +10,7 @@
 namespace moecheck::reference {
 
 // Growth of exp's error with |x|, in units of u. A bias added to the logits is one more rounding of x: 1 in
-// `proven`.
+// `proven` where x itself is the argument.
 struct ArgumentError {
   double proven = 2.5, sigma = 1;
 };
@@ -18,7 +18,8 @@ struct ArgumentError {
 Bounded sigmoid_score(double x, ScoreMath math, ArgumentError arg = {});
 // Scores of one row, x [n] -> scores [n].
 void sigmoid_scores(const double* x, std::int64_t n, ScoreMath math, ArgumentError arg, Bounded* scores);
-void softmax_scores(const double* x, std::int64_t n, ArgumentError arg, Bounded* scores);
+// `sums`: each x is a logit plus a bias, rounded. That error is one of x, which may be far larger than x - max.
+void softmax_scores(const double* x, std::int64_t n, bool sums, Bounded* scores);
 void sqrt_softplus_scores(const double* x, std::int64_t n, ScoreMath math, ArgumentError arg,
                           Bounded* scores);
 

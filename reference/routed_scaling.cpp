@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace moecheck::reference {
@@ -66,16 +67,24 @@ Bounded sum_in_dtype_any_order(const std::vector<Bounded>& terms, DType dtype) {
   Bounded total = sum(terms.data(), n);
   if (n < 2) return n == 0 ? total : round_to(dtype, total);
   std::vector<double> values;
-  double absolute = 0, squares = 0, inherited = 0;
+  double absolute = 0, squares = 0, inherited = 0, above = 0, below = 0;
   for (const Bounded& term : terms) {
     values.push_back(term.value);
     absolute += std::fabs(term.value) + term.proven;
     squares += term.value * term.value;
     inherited = std::fmax(inherited, term.proven);
+    above += std::fmax(0, term.proven + term.value);
+    below += std::fmax(0, term.proven - term.value);
   }
   if (inherited == 0 && sums_exactly(values, absolute, dtype)) return total;
   const double u = unit_roundoff(dtype), count = static_cast<double>(n - 1);
-  total.proven += count * (u * absolute * std::pow(1 + u, count) + min_subnormal(dtype) / 2);
+  const double rounded = count * (u * absolute * std::pow(1 + u, count) + min_subnormal(dtype) / 2);
+  total.proven += rounded;
+  // Some order may reach Inf on the way to a finite sum, and stays there.
+  if (std::fmax(above, below) + rounded > max_finite(dtype)) {
+    total.proven = total.sigma = std::numeric_limits<double>::infinity();
+    return total;
+  }
   total.sigma =
       std::sqrt(total.sigma * total.sigma + u * u * count * (total.value * total.value + squares) / 3 +
                 count * min_subnormal(dtype) * min_subnormal(dtype) / 12);

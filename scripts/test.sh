@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every test that needs no GPU, from nothing: installs what is missing, builds, runs them.
-#   asan   all tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of the Python package too
+#   asan   all tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of the Python package too, and whether the tests
+#          notice faults planted in the harness
 #   tsan   ThreadSanitizer: the quick suite with three threads per kernel, and the embedded server under the evaluator's load
 # MOECHECK_PRESETS chooses among them, and knows one more: dev, all tests without sanitizers, which is faster.
 # CUDA is not used; GPU kernels are checked for AMD devices where clang-19 and ROCm's device libraries are installed.
@@ -15,6 +16,15 @@ run_tests() {
     sh -c 'GTEST_SHARD_INDEX={} "$1" --gtest_brief=1 >"$1.shard{}.log" 2>&1; rc=$?
            if [ $rc = 0 ]; then tail -n 3 "$1.shard{}.log" | grep -E " ran\.|SKIPPED"; else
              cat "$1.shard{}.log"; echo "shard {} of '$shards' ended with $rc" >&2; exit 255; fi' run_tests "$PWD/$1"
+}
+
+# Who tests the tester: faults planted in the harness itself, each with the tests of its subject. Those of the comparator and the
+# generators take minutes with sanitizers: scripts/mutants.sh has all.
+run_mutants() { # preset
+  say "planted faults of the harness ($1)"
+  local layers=() layer
+  for layer in loader streams scorer prompts client statistics load runner reporting serve plugin; do layers+=(--layer $layer); done
+  "build/$1/moecheck" mutants "${layers[@]}"
 }
 
 # Of Debian's Python: NumPy; the tests that need torch skip themselves. The interpreter must load the sanitizer that the library needs.
@@ -68,6 +78,7 @@ for preset in ${MOECHECK_PRESETS:-asan tsan}; do
     say "tests ($preset)"
     run_tests "build/$preset/tests/moecheck_tests"
     run_python "$preset"
+    [ "$preset" != asan ] || run_mutants "$preset"
   fi
 done
 if command -v clang++-19 >/dev/null && [ -e /usr/lib/x86_64-linux-gnu/amdgcn/bitcode/ocml.bc ]; then

@@ -198,5 +198,16 @@ TEST(Combine, EveryPlaceGivesTheSameNumberInExactArithmetic) {
         << "the fp16 form is the block divided by rsf";
 }
 
+// 40000 + 40000 - 30000 is Inf in f16 in some orders and 50000 in others; where each order stays finite, the sum must be.
+TEST(ReduceInDtype, AnOrderMayOverflowOnTheWay) {
+  const std::vector<std::int64_t> ids = {0, 1, 2};
+  const ReducePolicy any = {Accumulate::kDtype, ReduceOrder::kAny};
+  const Bounded over[] = {Bounded::exact(40000), Bounded::exact(40000), Bounded::exact(-30000)};
+  EXPECT_TRUE(std::isinf(reduce_slots(over, ids.data(), 3, DType::kF16, any).proven));
+  EXPECT_TRUE(std::isfinite(reduce_slots(over, ids.data(), 3, DType::kBF16, any).proven));
+  const Bounded within[] = {Bounded::exact(30001.5), Bounded::exact(30000), Bounded::exact(-30003.25)};
+  EXPECT_TRUE(std::isfinite(reduce_slots(within, ids.data(), 3, DType::kF16, any).proven));
+}
+
 }  // namespace
 }  // namespace moecheck::reference

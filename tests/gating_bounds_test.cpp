@@ -395,5 +395,29 @@ TEST(GatingBounds, ARowFlushedToZeroIsNotSuspect) {
     }
 }
 
+// A bias added to huge logits is lost in their rounding, however near they are to the largest.
+TEST(GatingBounds, SoftmaxOfHugeSumsHoldsTheirRounding) {
+  auto o = sizes(4, 1, 1, 2);
+  o.scoring = Scoring::kSoftmax;
+  o.renormalize = false;
+  o.policy.bias_on = BiasOn::kLogits;
+  for (const double x : {-65504.0, 65504.0, 3.0, -1e10}) {
+    const std::vector<double> bias = {0.0103, -1.998, 0.0009, x < -1e9 ? 900 : 0.5};
+    const GateRun run(o, std::vector<double>(4, x), bias);
+    float sum = 0, t[4];
+    for (std::size_t e = 0; e < 4; ++e) {
+      const volatile float top = static_cast<float>(x) + static_cast<float>(bias[3]),
+                           argument = static_cast<float>(x) + static_cast<float>(bias[e]);
+      sum += t[e] = std::exp(argument - top);
+    }
+    for (std::size_t e = 0; e < 4; ++e)
+      EXPECT_LE(std::fabs(static_cast<double>(t[e] / sum) - run.row.score[e].value), run.row.score[e].proven)
+          << x << " " << e;
+    if (x == 3) {
+      EXPECT_LT(run.row.score[0].proven, 1e-5);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moecheck::tests

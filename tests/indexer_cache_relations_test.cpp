@@ -168,6 +168,15 @@ TEST(PagedCaches, HoldEveryTokenOnceUnlessSharedAndPoisonElsewhere) {
   }
 }
 
+// A scale per element: some are below the floor, whose scale twice the element does not move.
+TEST(IndexerCacheRelations, PowerOfTwoLeavesOutGroupsBelowTheFloor) {
+  const Implementation* one[] = {find_implementation("cpu")};
+  const Case c = parse_case(
+      "indexer_cache tokens=8 block_size=1 head_dim=256 quant_block=1 requests=1 seed=635636");
+  const Record r = check_case(c, one, {}).front();
+  EXPECT_EQ(r.result.verdict, Verdict::kPass) << r.result.reason;
+}
+
 TEST(PagedCaches, RequestLengthsAddUpWithinTheTable) {
   for (int seed = 1; seed <= 300; ++seed)
     for (const char* fields : {"tokens=40", "tokens=0", "tokens=100 requests=9 extra_rows=7",

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <set>
+#include <stdexcept>
 #include <thread>
 
 #include "harness/atomic_file.h"
@@ -109,8 +111,12 @@ int run_mutants(const MutantArguments& a) {
   const std::vector<Mutant> list = chosen(a);
   for (const std::string& path : {a.output, a.table})
     if (!path.empty()) AtomicFile probe(path);  // fails before the work, not after it
+  std::ofstream output;
+  if (!a.output.empty()) output.open(a.output);
   const bool terminal = isatty(STDERR_FILENO) == 1;
   options.on_result = [&](const Result& r, std::size_t done, std::size_t total) {
+    if (output.is_open())
+      output << to_json(r) << std::endl;  // at once: a run that is ended keeps what it has
     if (terminal) fmt::print(stderr, "\r\033[K");
     if (a.verbose || (r.outcome == mutants::Outcome::kSurvived && r.gate == Gate::kCi)) print(r);
     if (terminal && done < total) fmt::print(stderr, "{} of {} mutants", done, total);
@@ -121,9 +127,8 @@ int run_mutants(const MutantArguments& a) {
   mutants::Campaign campaign = campaign_of(a, results);
   campaign.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   campaign.jobs = a.no_run ? 0 : options.jobs;
-  std::string lines;
-  for (const Result& r : results) lines += to_json(r) + "\n";
-  if (!a.output.empty()) write_file(a.output, lines);
+  if (output.is_open() && !output)
+    throw std::runtime_error(fmt::format("cannot write {}", printable(a.output)));
   if (!a.table.empty()) write_file(a.table, mutants::table_markdown(campaign));
   fmt::print("{}", mutants::summary_text(campaign));
   const auto any = [&](mutants::Outcome o) {

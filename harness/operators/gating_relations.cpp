@@ -155,6 +155,9 @@ void scale_applied_once(const Trial& trial) {
   if (o.routed_scaling_factor > 256) throw NotApplicable("rsf is too large to double");
   Case changed = trial.c;
   changed.set("rsf", fmt::format("{}", 2 * o.routed_scaling_factor));
+  const bool narrow = o.policy.precision == reference::Precision::kAll && o.logits_dtype != DType::kF32;
+  if (narrow && (o.routed_scaling_factor == 1 || o.routed_scaling_factor == 0.5))
+    throw NotApplicable("a factor of 1 is not multiplied, and nothing rounds behind it");
   const TensorSet got = trial.run(changed, trial.inputs);
   // A factor of 1 says nothing of the policy.
   const bool scales =

@@ -21,6 +21,8 @@ void add_quick(std::vector<Case>& cases, const Operator& op) {
   add_product(cases, op,
               {{"policy=deep_gemm_2d heads=32 tokens=2 next_n=2 context=37",
                 "heads=70 head_dim=36 tokens=1 context=15 fp8=e4m3fnuz"}});
+  // Rows that see nothing, behind the first column.
+  add_product(cases, op, {{"form=ragged tokens=12 next_n=4 contexts=short width=300 topk=6"}});
 }
 
 void add_adversarial(std::vector<Case>& cases, const Operator& op) {
