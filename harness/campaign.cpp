@@ -1,11 +1,8 @@
-// run_campaign: many cases in worker processes, failures shrunk, records in order.
+// CaseWorkers, run_campaign: many cases in worker processes, failures shrunk, records in order.
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <map>
-#include <system_error>
 
 #include "harness/json.h"
 #include "harness/runner.h"
@@ -28,100 +25,97 @@ std::string kind_of(const Judgement& j) {
   return kind;
 }
 
-// One byte per case that workers and parent share: set while a failure of the case is being shrunk, when its own checks are
-// over. A candidate that kills the process then says nothing of the case.
-class Marks {
+using Counts = std::map<std::string, int>;
+
+bool first_few(Counts& counts, const Record& r) {
+  return counts[r.operator_name + r.implementation]++ < kShrunkPerImplementation;
+}
+
+std::string lines_of(const std::vector<Record>& records) {
+  std::string lines;
+  for (const Record& r : records) lines += to_json(r) + "\n";
+  return lines;
+}
+
+using Implementations = std::span<const Implementation* const>;
+
+}  // namespace
+
+class CaseWorkers::Impl {
  public:
-  explicit Marks(std::size_t n) : n_(n) {
-    void* p = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
-    marks_ = static_cast<volatile char*>(p);
-  }
-  ~Marks() { munmap(const_cast<char*>(marks_), n_); }
-  Marks(const Marks&) = delete;
-  Marks& operator=(const Marks&) = delete;
-  volatile char& operator[](std::size_t i) { return marks_[i]; }
-
- private:
-  std::size_t n_;
-  volatile char* marks_;
-};
-
-class Campaign {
- public:
-  Campaign(const std::vector<Case>& cases, std::span<const Implementation* const> implementations,
-           const CampaignOptions& options)
-      : cases_(cases), implementations_(implementations), options_(options), shrinking_(cases.size() + 1) {}
-
-  std::vector<Record> run() {
+  Impl(Implementations implementations, const CampaignOptions& options)
+      : implementations_(implementations.begin(), implementations.end()),
+        options_(options),
+        workers_({options.jobs, options.timeout_seconds}, work(implementations_, options.shrink)) {
     (void)environment();  // here, once, not in each worker
-    WorkerCallbacks callbacks;
-    callbacks.work = [&](std::size_t i) { return checked(i, implementations_, options_.shrink, shrunk_); };
-    callbacks.done = [&](std::size_t, std::string text) {
-      ++done_;
-      add_all(text);
-    };
-    callbacks.lost = [&](std::size_t i, std::string how, bool timeout) {
-      ++done_;
-      // The process died somewhere in the case: find out with which implementation by giving each a process of its own.
-      for (const Implementation* impl : implementations_) {
-        if (implementations_.size() == 1 && !shrinking_[i])
-          lost(i, *impl, how, timeout);
-        else
-          run_alone(i, *impl, !shrinking_[i]);
-      }
-    };
-    run_in_workers(cases_.size(), {options_.jobs, options_.timeout_seconds}, callbacks);
+  }
+
+  std::vector<Record> run(const std::vector<Case>& cases, std::string_view suite) {
+    cases_ = &cases, suite_ = suite, done_ = 0;
+    records_.clear();
+    std::vector<std::string> requests;
+    for (const Case& c : cases) requests.push_back(c.str());
+    workers_.run(
+        requests,
+        [&](std::size_t, const std::string& text) {
+          ++done_;
+          add_all(text);
+        },
+        [&](std::size_t i, const std::string& how, bool timeout, const std::string& kept) {
+          ++done_;
+          if (!kept.empty()) {
+            add_all(kept);
+          } else if (implementations_.size() == 1) {
+            lost(cases[i], *implementations_.front(), how, timeout);
+          } else {
+            // The process died somewhere in the case: find out with which implementation by giving each a process of its own.
+            for (const Implementation* impl : implementations_) run_alone(cases[i], *impl);
+          }
+        });
     return std::move(records_);
   }
 
  private:
-  using Counts = std::map<std::string, int>;
-
-  // In a worker: all records of one case, one JSON line each.
-  std::string checked(std::size_t item, std::span<const Implementation* const> implementations, bool shrinks,
-                      Counts& shrunk) {
-    const Case& c = cases_[item];
-    std::string lines;
-    std::vector<Record> records = check_case(c, implementations, options_.check);
-    for (std::size_t i = 0; i < records.size(); ++i) {
-      Record& r = records[i];
-      r.suite = options_.suite;
-      if (options_.amend) options_.amend(r);  // known failures are not shrunk again
-      if (shrinks && is_failure(r.result.verdict) && r.result.verdict != Verdict::kCrash &&
-          r.result.verdict != Verdict::kTimeout && first_few(shrunk, r)) {
-        shrinking_[item] = 1;
+  // In a worker: all records of one case, one JSON line each. They are kept while their failures are being shrunk: a candidate that
+  // kills the process says nothing of the case.
+  Workers::Work work(Implementations implementations, bool shrinks) {
+    return [=, this](const std::string& line, const Workers::Keep& keep) {
+      const Case c = parse_case(line);
+      std::vector<Record> records = check_case(c, implementations, options_.check);
+      if (options_.amend)
+        for (Record& r : records) options_.amend(r);  // known failures are not shrunk again
+      for (std::size_t i = 0; shrinks && i < records.size(); ++i) {
+        Record& r = records[i];
+        if (!is_failure(r.result.verdict) || r.result.verdict == Verdict::kCrash ||
+            r.result.verdict == Verdict::kTimeout || !first_few(shrunk_, r))
+          continue;
+        keep(lines_of(records));
         r.shrunk = smallest_failing(c, r, *implementations[i], options_.check);
-        shrinking_[item] = 0;
       }
-      lines += to_json(r) + "\n";
-    }
-    return lines;
+      return lines_of(records);
+    };
   }
 
   // In the parent: one implementation in a process of its own.
-  void run_alone(std::size_t i, const Implementation& impl, bool shrinks) {
+  void run_alone(const Case& c, const Implementation& impl) {
     const Implementation* one[] = {&impl};
-    Counts none;
-    shrinking_[i] = 0;
-    WorkerCallbacks alone;
-    alone.work = [&](std::size_t) { return checked(i, one, shrinks, none); };
-    alone.done = [&](std::size_t, std::string text) { add_all(text); };
-    alone.lost = [&](std::size_t, std::string how, bool timeout) {
-      if (shrinking_[i])
-        run_alone(i, impl, false);
-      else
-        lost(i, impl, how, timeout);
-    };
-    run_in_workers(1, {1, options_.timeout_seconds}, alone);
+    Workers alone({1, options_.timeout_seconds}, work(one, options_.shrink));
+    alone.run(
+        {c.str()}, [&](std::size_t, const std::string& text) { add_all(text); },
+        [&](std::size_t, const std::string& how, bool timeout, const std::string& kept) {
+          if (kept.empty())
+            lost(c, impl, how, timeout);
+          else
+            add_all(kept);
+        });
   }
 
-  void lost(std::size_t i, const Implementation& impl, const std::string& how, bool timeout) {
-    Record r = lost_record(cases_[i], impl, how, timeout);
-    r.suite = options_.suite;
+  void lost(const Case& c, const Implementation& impl, const std::string& how, bool timeout) {
+    Record r = lost_record(c, impl, how, timeout);
     if (options_.amend) options_.amend(r);
     // Every candidate that hangs would cost its whole time: those stay as they are.
-    if (options_.shrink && !timeout && is_failure(r.result.verdict) && first_few(shrunk_, r)) r.shrunk = shrunk_crash(cases_[i], impl, how);
+    if (options_.shrink && !timeout && is_failure(r.result.verdict) && first_few(shrunk_, r))
+      r.shrunk = shrunk_crash(c, impl, how);
     add(std::move(r));
   }
 
@@ -143,10 +137,6 @@ class Campaign {
     return shrink(c, crashes).smallest.str();
   }
 
-  static bool first_few(Counts& counts, const Record& r) {
-    return counts[r.operator_name + r.implementation]++ < kShrunkPerImplementation;
-  }
-
   void add_all(std::string_view lines) {
     for (std::size_t at = 0; at < lines.size();) {
       const std::size_t end = lines.find('\n', at);
@@ -156,20 +146,30 @@ class Campaign {
   }
 
   void add(Record r) {
-    if (options_.on_record) options_.on_record(r, done_, cases_.size());
+    r.suite = suite_;
+    if (options_.on_record) options_.on_record(r, done_, cases_->size());
     records_.push_back(std::move(r));
   }
 
-  const std::vector<Case>& cases_;
-  const std::span<const Implementation* const> implementations_;
-  const CampaignOptions& options_;
-  std::vector<Record> records_;
+  const std::vector<const Implementation*> implementations_;
+  const CampaignOptions options_;
+  Workers workers_;
   Counts shrunk_;  // in each worker: its own count
-  Marks shrinking_;
+  // Of the run at hand:
+  const std::vector<Case>* cases_ = nullptr;
+  std::string_view suite_;
+  std::vector<Record> records_;
   std::size_t done_ = 0;
 };
 
-}  // namespace
+CaseWorkers::CaseWorkers(Implementations implementations, const CampaignOptions& options)
+    : impl_(std::make_unique<Impl>(implementations, options)) {}
+
+CaseWorkers::~CaseWorkers() = default;
+
+std::vector<Record> CaseWorkers::run(const std::vector<Case>& cases, std::string_view suite) {
+  return impl_->run(cases, suite);
+}
 
 std::string smallest_failing(const Case& c, const Record& failing, const Implementation& implementation,
                              const CheckOptions& options) {
@@ -182,10 +182,9 @@ std::string smallest_failing(const Case& c, const Record& failing, const Impleme
   return shrink(c, fails).smallest.str();
 }
 
-std::vector<Record> run_campaign(const std::vector<Case>& cases,
-                                 std::span<const Implementation* const> implementations,
+std::vector<Record> run_campaign(const std::vector<Case>& cases, Implementations implementations,
                                  const CampaignOptions& options) {
-  return Campaign(cases, implementations, options).run();
+  return CaseWorkers(implementations, options).run(cases, options.suite);
 }
 
 }  // namespace moecheck::harness

@@ -1,6 +1,7 @@
 #pragma once
 // Runs cases: generate, reference, run, judge, clauses, relations; one Record per (case, implementation).
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -14,7 +15,8 @@ struct CheckOptions {
   bool clauses = true;    // determinism, thread and address independence, guards, inputs unchanged
   bool relations = true;  // metamorphic relations, on cases small enough for them
   int threads = 1;        // for the implementation
-  bool relations_of_wrong_outputs = false;  // asks them also where the comparison failed, and they say little new
+  bool relations_of_wrong_outputs =
+      false;  // asks them also where the comparison failed, and they say little new
 };
 
 // Checks one case with each implementation; data and reference are made once. A refused case gives SKIP records. Never throws for
@@ -45,7 +47,8 @@ struct CampaignOptions {
   double timeout_seconds = 60;  // per case
   bool shrink = true;           // search the smallest failing case of each new failure
   std::string suite;            // written into records
-  std::function<void(Record&)> amend;  // before anyone sees a record, in any process: waivers
+  std::function<void(Record&)>
+      amend;  // before anyone sees a record, in any process: waivers. It has no suite yet
   std::function<void(const Record&, std::size_t done, std::size_t total)> on_record;  // in case order
 };
 
@@ -53,5 +56,17 @@ struct CampaignOptions {
 std::vector<Record> run_campaign(const std::vector<Case>& cases,
                                  std::span<const Implementation* const> implementations,
                                  const CampaignOptions& options);
+
+// The same for cases that come bit by bit: the processes stay between runs, with what implementations set up in them.
+class CaseWorkers {
+ public:
+  CaseWorkers(std::span<const Implementation* const> implementations, const CampaignOptions& options);
+  ~CaseWorkers();
+  std::vector<Record> run(const std::vector<Case>& cases, std::string_view suite);  // not options.suite
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace moecheck::harness

@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
@@ -15,7 +14,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <memory>
 #include <optional>
 #include <system_error>
 #include <vector>
@@ -29,34 +27,19 @@ using Clock = std::chrono::steady_clock;
 
 [[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
 
-// The next item nobody has taken, shared by all children.
-class Counter {
- public:
-  Counter() {
-    void* p = mmap(nullptr, sizeof(std::atomic<std::uint64_t>), PROT_READ | PROT_WRITE,
-                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) fail("mmap");
-    next_ = new (p) std::atomic<std::uint64_t>(0);
-  }
-  ~Counter() { munmap(next_, sizeof *next_); }
-  Counter(const Counter&) = delete;
-  Counter& operator=(const Counter&) = delete;
-  std::uint64_t take() { return next_->fetch_add(1); }
+constexpr double kWorkerSeconds = 60;  // after which a process gets no further item
 
- private:
-  std::atomic<std::uint64_t>* next_;
-};
-
-// Messages from child to parent: kind, item, length, text.
+// Messages. From parent to child: "ask". From child to parent: "kept", then "done" or "lost".
 struct Header {
-  char kind[8];  // "start", "done" or "lost"
-  std::uint64_t item, length;
+  char kind[8];
+  std::uint64_t length;
 };
 
+// No signal where the other side is gone: errors say so.
 bool write_all(int fd, const void* data, std::size_t n) {
   const char* p = static_cast<const char*>(data);
   while (n > 0) {
-    const ssize_t written = write(fd, p, n);
+    const ssize_t written = ::send(fd, p, n, MSG_NOSIGNAL);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return false;
     p += written;
@@ -65,13 +48,29 @@ bool write_all(int fd, const void* data, std::size_t n) {
   return true;
 }
 
-void send(int fd, const char* kind, std::uint64_t item, const std::string& text) {
+bool send(int fd, const char* kind, const std::string& text) {
   Header h{};
   std::strncpy(h.kind, kind, sizeof h.kind - 1);
-  h.item = item;
   h.length = text.size();
-  // The parent is gone when this fails: there is nobody left to work for.
-  if (!write_all(fd, &h, sizeof h) || !write_all(fd, text.data(), text.size())) _exit(3);
+  return write_all(fd, &h, sizeof h) && write_all(fd, text.data(), text.size());
+}
+
+// In a child. The parent is gone when sending fails: there is nobody left to work for.
+void answer(int fd, const char* kind, const std::string& text) {
+  if (!send(fd, kind, text)) _exit(3);
+}
+
+// False at the end.
+bool read_all(int fd, void* data, std::size_t n) {
+  char* p = static_cast<char*>(data);
+  while (n > 0) {
+    const ssize_t got = read(fd, p, n);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    p += got;
+    n -= static_cast<std::size_t>(got);
+  }
+  return true;
 }
 
 void end_here(int status, void*) {
@@ -79,51 +78,77 @@ void end_here(int status, void*) {
   _exit(status);
 }
 
-struct Worker {
-  pid_t pid = -1;
-  int fd = -1;
-  std::string buffer;
-  std::optional<std::uint64_t> open;  // the item it is at
-  Clock::time_point since;
-  bool timed_out = false;
-  std::string last_words;  // of one that lost its item and ends
-};
-
 std::string how_it_ended(int status) {
   if (WIFSIGNALED(status))
     return fmt::format("signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
   return fmt::format("exit status {}", WEXITSTATUS(status));
 }
 
-class Pool {
+double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+}  // namespace
+
+class Workers::Pool {
  public:
-  Pool(std::size_t n, const WorkerOptions& options, const WorkerCallbacks& callbacks)
-      : n_(n), options_(options), callbacks_(callbacks) {}
+  Pool(const WorkerOptions& options, Work work) : options_(options), work_(std::move(work)) {}
 
   ~Pool() {
-    for (Worker& w : workers_) {
-      if (w.pid <= 0) continue;
-      kill(w.pid, SIGKILL);
-      waitpid(w.pid, nullptr, 0);
-      close(w.fd);
+    while (!workers_.empty()) end(workers_.size() - 1);
+  }
+
+  void run(const std::vector<std::string>& requests, const Done& done, const Lost& lost) {
+    requests_ = &requests, done_ = &done, lost_ = &lost;
+    next_ = delivered_ = 0;
+    outcomes_.clear();
+    // What a callback threw in an earlier run left items open: nobody wants their answers.
+    for (std::size_t i = workers_.size(); i-- > 0;)
+      if (workers_[i].open) end(i);
+    while (delivered_ < requests.size()) {
+      hand_out();
+      wait();
+      deliver();
     }
   }
 
-  void run() {
-    const std::size_t jobs = std::min<std::size_t>(static_cast<std::size_t>(std::max(1, options_.jobs)), n_);
-    for (std::size_t i = 0; i < jobs; ++i) start();
-    while (delivered_ < n_) wait();
-  }
-
  private:
-  struct Outcome {
-    std::string text;
-    bool lost = false, timeout = false;
+  struct Worker {
+    pid_t pid = -1;
+    int fd = -1;
+    Clock::time_point born;
+    std::string buffer;
+    std::optional<std::size_t> open;  // the item it is at
+    Clock::time_point since;
+    bool timed_out = false;
+    std::string kept, last_words;  // of the open item; last words: it is lost and the process ends
   };
+  struct Outcome {
+    std::string text;  // of a lost one: how
+    bool lost = false, timeout = false;
+    std::string kept;
+  };
+
+  void hand_out() {
+    for (std::size_t i = workers_.size(); i-- > 0;)
+      if (!workers_[i].open && seconds_since(workers_[i].born) > kWorkerSeconds) end(i);
+    const auto jobs = static_cast<std::size_t>(std::max(1, options_.jobs));
+    for (std::size_t i = 0; next_ < requests_->size(); ++i) {
+      if (i == workers_.size()) {
+        if (i >= jobs) return;
+        start();
+      }
+      Worker& w = workers_[i];
+      if (w.open) continue;
+      w.open = next_++;
+      w.since = Clock::now();
+      w.kept.clear();
+      // One that cannot be asked has ended, which reading from it tells.
+      (void)send(w.fd, "ask", (*requests_)[*w.open]);
+    }
+  }
 
   void start() {
     int ends[2];
-    if (pipe(ends) != 0) fail("pipe");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) fail("socketpair");
     // Or a child that calls exit() prints once more what waits in the buffers.
     std::fflush(stdout);
     std::fflush(stderr);
@@ -133,32 +158,37 @@ class Pool {
       // Someone else's code may call exit(): it must not run the destructors of what the parent still uses.
       on_exit(end_here, nullptr);
       close(ends[0]);
-      for (std::uint64_t item = counter_.take(); item < n_; item = counter_.take()) {
-        send(ends[1], "start", item, {});
-        send(ends[1], "done", item, work(ends[1], item));
-      }
-      close(ends[1]);
-      _exit(0);
+      for (const Worker& w : workers_) close(w.fd);  // or those would not see the parent go
+      serve(ends[1]);
     }
     close(ends[1]);
     Worker w;
     w.pid = pid;
     w.fd = ends[0];
+    w.born = Clock::now();
     workers_.push_back(std::move(w));
   }
 
   // In a child. Nothing is thrown past it: the stack below is the parent's.
-  std::string work(int fd, std::uint64_t item) {
-    std::string why;
-    try {
-      return callbacks_.work(item);
-    } catch (const ProcessBroken& e) {
-      why = e.why;
-    } catch (const std::exception& e) {
-      why = fmt::format("an exception: {}", e.what());
+  [[noreturn]] void serve(int fd) {
+    Header h;
+    std::string request;
+    while (read_all(fd, &h, sizeof h)) {
+      request.resize(h.length);
+      if (!read_all(fd, request.data(), h.length)) break;
+      std::string why;
+      try {
+        answer(fd, "done", work_(request, [fd](const std::string& text) { answer(fd, "kept", text); }));
+        continue;
+      } catch (const ProcessBroken& e) {
+        why = e.why;
+      } catch (const std::exception& e) {
+        why = fmt::format("an exception: {}", e.what());
+      }
+      answer(fd, "lost", why);
+      _exit(3);
     }
-    send(fd, "lost", item, why);
-    _exit(3);
+    _exit(0);
   }
 
   void wait() {
@@ -169,13 +199,10 @@ class Pool {
       if (fds[i].revents != 0) read_from(i);
     }
     for (Worker& w : workers_) {
-      if (!w.open || w.timed_out ||
-          std::chrono::duration<double>(Clock::now() - w.since).count() <= options_.timeout_seconds)
-        continue;
+      if (!w.open || w.timed_out || seconds_since(w.since) <= options_.timeout_seconds) continue;
       w.timed_out = true;
       kill(w.pid, SIGKILL);
     }
-    deliver();
   }
 
   void read_from(std::size_t i) {
@@ -193,37 +220,45 @@ class Pool {
     while (w.buffer.size() - at >= sizeof h) {
       std::memcpy(&h, w.buffer.data() + at, sizeof h);
       if (w.buffer.size() - at < sizeof h + h.length) break;
-      if (std::strcmp(h.kind, "start") == 0) {
-        w.open = h.item;
-        w.since = Clock::now();
-      } else if (std::strcmp(h.kind, "lost") == 0) {
-        w.last_words = w.buffer.substr(at + sizeof h, h.length);
-      } else {
-        w.open.reset();
-        outcomes_[h.item] = {w.buffer.substr(at + sizeof h, h.length)};
-      }
+      std::string text = w.buffer.substr(at + sizeof h, h.length);
       at += sizeof h + h.length;
+      if (std::strcmp(h.kind, "kept") == 0) {
+        w.kept = std::move(text);
+      } else if (std::strcmp(h.kind, "lost") == 0) {
+        w.last_words = std::move(text);
+      } else {
+        outcomes_[*w.open] = {std::move(text), false, false, {}};
+        w.open.reset();
+      }
     }
     w.buffer.erase(0, at);
   }
 
   void ended(std::size_t i) {
-    Worker w = std::move(workers_[i]);
-    workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(i));
-    close(w.fd);
-    int status = 0;
-    while (waitpid(w.pid, &status, 0) < 0 && errno == EINTR) {
-    }
+    const Worker w = workers_[i];
+    const int status = end(i);
     if (w.open) {
-      outcomes_[*w.open] = {
-          w.timed_out            ? fmt::format("no end after {} s", options_.timeout_seconds)
-          : !w.last_words.empty() ? w.last_words
-                                  : how_it_ended(status),
-          true, w.timed_out};
-      start();  // someone must do what is left
+      outcomes_[*w.open] = {w.timed_out ? fmt::format("no end after {} s", options_.timeout_seconds)
+                            : !w.last_words.empty() ? w.last_words
+                                                    : how_it_ended(status),
+                            true, w.timed_out, w.kept};
     } else if (status != 0) {
       throw std::runtime_error("a worker ended between cases: " + how_it_ended(status));
     }
+  }
+
+  // One without an item ends by itself when nobody can ask it any more. Returns its status.
+  int end(std::size_t i) {
+    const Worker& w = workers_[i];
+    const pid_t pid = w.pid;
+    if (w.open) kill(pid, SIGKILL);
+    shutdown(w.fd, SHUT_RDWR);  // closing is not enough where other children have inherited it
+    close(w.fd);
+    workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(i));
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    return status;
   }
 
   void deliver() {
@@ -232,26 +267,42 @@ class Pool {
       outcomes_.erase(it);
       const std::size_t item = delivered_++;
       if (outcome.lost && !HARNESS_FAULT(kWorkersLostIsDone))
-        callbacks_.lost(item, std::move(outcome.text), outcome.timeout);
+        (*lost_)(item, std::move(outcome.text), outcome.timeout, std::move(outcome.kept));
       else
-        callbacks_.done(item, std::move(outcome.text));
+        (*done_)(item, std::move(outcome.text));
     }
   }
 
-  const std::size_t n_;
-  const WorkerOptions& options_;
-  const WorkerCallbacks& callbacks_;
-  Counter counter_;
+  const WorkerOptions options_;
+  const Work work_;
   std::vector<Worker> workers_;
-  std::map<std::uint64_t, Outcome> outcomes_;
-  std::size_t delivered_ = 0;
+  // Of the run at hand:
+  const std::vector<std::string>* requests_ = nullptr;
+  const Done* done_ = nullptr;
+  const Lost* lost_ = nullptr;
+  std::size_t next_ = 0, delivered_ = 0;
+  std::map<std::size_t, Outcome> outcomes_;
 };
 
-}  // namespace
+Workers::Workers(const WorkerOptions& options, Work work)
+    : pool_(std::make_unique<Pool>(options, std::move(work))) {}
+
+Workers::~Workers() = default;
+
+void Workers::run(const std::vector<std::string>& requests, const Done& done, const Lost& lost) {
+  pool_->run(requests, done, lost);
+}
 
 void run_in_workers(std::size_t n, const WorkerOptions& options, const WorkerCallbacks& callbacks) {
-  if (n == 0) return;
-  Pool(n, options, callbacks).run();
+  std::vector<std::string> numbers;
+  for (std::size_t i = 0; i < n; ++i) numbers.push_back(std::to_string(i));
+  Workers workers(options, [&](const std::string& number, const Workers::Keep&) {
+    return callbacks.work(std::stoull(number));
+  });
+  workers.run(numbers, callbacks.done,
+              [&](std::size_t item, std::string how, bool timeout, const std::string&) {
+                callbacks.lost(item, std::move(how), timeout);
+              });
 }
 
 }  // namespace moecheck::harness

@@ -147,8 +147,10 @@ TEST(EvalJournal, WhatIsCountedIsOnDisk) {
 TEST(EvalJournal, StoppedAndResumedRepeatsNothing) {
   EvalSetup setup(40);
   setup.settings.retry.max_retries = 0;
-  ModelServer server([](int question, int attempt) {
-    return question == 5 && attempt == 0 ? Fault::kBroken : Fault::kNone;
+  // Question 5 fails until that is in the journal: a failure in flight when a session ends is not.
+  ModelServer server([&](int question, int) {
+    const bool told = read(setup.folder / "out/journal.jsonl").find("\"doc_id\": 5,") != std::string::npos;
+    return question == 5 && !told ? Fault::kBroken : Fault::kNone;
   });
   server.answer_ms = 60;
   setup.settings.concurrency = 4;

@@ -295,6 +295,29 @@ TEST(MlaPrepareContract, EveryRelationHoldsForTheReferenceAndRejectsWhatItIsFor)
   EXPECT_EQ(seen.size(), op().relations().size());
 }
 
+// Found by a campaign: the rotation cancels to a subnormal of f16, and k_scale = 0.43 makes its rounding two steps of the cache.
+TEST(MlaPrepareContract, StoringTheRotationFirstMayRoundByTwoStepsWhereItIsSubnormal) {
+  const Relation& relation = relation_named(op(), "fused_equals_unfused");
+  const Case c = line(
+      "tokens=3 heads=1 nope_dim=1 rope_dim=256 dtype=f16 block_size=1 blocks=3 max_positions=63 "
+      "seed=248736");
+  const Implementation* cpu = find_implementation("cpu");
+  EXPECT_EQ(relation_fault(c, relation, *cpu), "");
+  // The largest rotated number of q, by three steps: more than its own rounding.
+  const Spoiled off([](const Case&, const TensorSet& in, TensorSet& out) {
+    if (in.view("cos").at(0, 0) != 1 || in.view("sin").at(1, 0) != 0) return;
+    const View q = out.view("q_out");
+    std::int64_t where = 1;
+    for (std::int64_t i = 0; i < q.shape.numel(); ++i)
+      if (i % 257 != 0 && std::fabs(ConstView(q).at(i)) > std::fabs(ConstView(q).at(where))) where = i;
+    double x = ConstView(q).at(where);
+    for (int step = 0; step < 3; ++step) x = reference::next_up(q.dtype, x);
+    q.set(where, x);
+  });
+  const std::string fault = relation_fault(Case(c).set("rounding", "once"), relation, off);
+  EXPECT_TRUE(fault.starts_with("q_out")) << fault;
+}
+
 // A planted fault, a case that shows it, and words of the cause it must be given.
 TEST(MlaPrepareContract, CausesAreNamed) {
   const std::map<std::string, std::pair<std::string, std::string>> causes = {

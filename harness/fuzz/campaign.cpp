@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "harness/fuzz/case_source.h"
 #include "harness/fuzz/tally.h"
@@ -62,7 +63,8 @@ struct Item {
 
 class FuzzCampaign {
  public:
-  explicit FuzzCampaign(const FuzzOptions& options) : options_(options) {
+  explicit FuzzCampaign(const FuzzOptions& options)
+      : options_(options), workers_(options.implementations, checking(options)) {
     for (const Operator* op : options.operators) sources_.emplace_back(*op);
   }
 
@@ -84,6 +86,17 @@ class FuzzCampaign {
     FuzzFinding finding;
     Item item;
   };
+
+  CampaignOptions checking(const FuzzOptions& o) {
+    CampaignOptions options;
+    options.check = o.check;
+    options.jobs = o.jobs;
+    options.timeout_seconds = o.timeout_seconds;
+    options.shrink = false;
+    options.amend = o.amend;
+    options.on_record = [this](const Record& r, std::size_t, std::size_t) { take(r); };
+    return options;
+  }
 
   double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
   bool over() const { return seconds() >= options_.seconds || (options_.stop && options_.stop()); }
@@ -142,27 +155,17 @@ class FuzzCampaign {
   void run_chunk(std::span<const Item> items, std::string_view suite) {
     std::vector<Case> cases;
     for (const Item& item : items) cases.push_back(item.c);
-    CampaignOptions options;
-    options.check = options_.check;
-    options.jobs = options_.jobs;
-    options.timeout_seconds = options_.timeout_seconds;
-    options.shrink = false;
-    options.suite = suite;
-    options.amend = options_.amend;
-    std::vector<std::string> fresh;
-    std::size_t records = 0;  // one per implementation and case, in order
-    options.on_record = [&](const Record& r, std::size_t, std::size_t) {
-      const Item& item = items[records++ / options_.implementations.size()];
-      if (item.island != nullptr) item.island->nearest.add(item.c, r);
-      take(item, r, fresh);
-    };
-    run_campaign(cases, options_.implementations, options);
+    items_ = items, records_ = 0;
+    workers_.run(cases, suite);
     cases_ += static_cast<std::int64_t>(items.size());
-    for (const std::string& key : fresh) tell(found_.at(key));
+    for (const std::string& key : std::exchange(fresh_, {})) tell(found_.at(key));
     if (options_.on_progress) options_.on_progress({cases_, seconds(), found_.size()});
   }
 
-  void take(const Item& item, const Record& r, std::vector<std::string>& fresh) {
+  // One per implementation and case, in order.
+  void take(const Record& r) {
+    const Item& item = items_[records_++ / options_.implementations.size()];
+    if (item.island != nullptr) item.island->nearest.add(item.c, r);
     // What the entry's implementation does with it is the entry's story, whatever words it finds for it now.
     const bool own = item.entry != nullptr && item.entry->cause.implementation == r.implementation;
     if (is_finding(r)) {
@@ -175,7 +178,7 @@ class FuzzCampaign {
         order_.emplace(key, order_.size());
         // A known one is told too, when it is met: the entry was replayed, or another shard does so.
         if (!it->second.finding.known) store(it->second);
-        fresh.push_back(key);
+        fresh_.push_back(key);
         return;  // told when it is shrunk
       }
     } else if (own && options_.on_mended && r.result.verdict != Verdict::kSkip &&
@@ -222,7 +225,12 @@ class FuzzCampaign {
 
   const FuzzOptions& options_;
   const Clock::time_point start_ = Clock::now();
+  CaseWorkers workers_;
   std::vector<CaseSource> sources_;
+  // Of the chunk at hand: its cases, how many records there are of them, keys of the new causes.
+  std::span<const Item> items_;
+  std::size_t records_ = 0;
+  std::vector<std::string> fresh_;
   std::set<std::string> known_;               // causes of the corpus
   std::map<std::string, Found> found_;        // by key of the cause
   std::map<std::string, std::size_t> order_;  // in which they were met
