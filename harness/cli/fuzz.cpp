@@ -119,12 +119,16 @@ void print_finding(const FuzzFinding& f, bool color) {
   std::fflush(stdout);
 }
 
+constexpr std::size_t kDiagnosisWidth = 100;  // enough to tell causes apart
+
 void print_findings(const std::vector<FuzzFinding>& findings) {
   if (findings.empty()) return;
   fmt::print("\n{}:\n", count(std::ssize(findings), "cause") + " of failure");
   for (const FuzzFinding& f : findings)
-    fmt::print("  {} {} {}: {}{}, {}\n", name(f.cause.verdict), f.cause.implementation, f.cause.operator_name,
-               printable(f.cause.check), f.known ? " (known)" : "", count(f.times, "case"));
+    fmt::print("  {} {} {}: {}{}, {}{}{}\n", name(f.cause.verdict), f.cause.implementation,
+               f.cause.operator_name, printable(f.cause.check), f.known ? " (known)" : "",
+               count(f.times, "case"), f.cause.diagnosis.empty() ? "" : ": ",
+               printable(f.cause.diagnosis, kDiagnosisWidth));
 }
 
 int fuzz(const FuzzArguments& a) {
