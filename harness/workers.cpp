@@ -20,6 +20,14 @@
 
 #include "harness/fault.h"
 
+// ThreadSanitizer goes on after a report, and a child that goes on is one that did well: a race would be told and nothing would
+// fail. TSAN_OPTIONS still decides otherwise.
+#if defined(__SANITIZE_THREAD__)
+extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options() {
+  return "halt_on_error=1";
+}
+#endif
+
 namespace moecheck::harness {
 namespace {
 
