@@ -37,7 +37,7 @@ mutants --output $results/last.jsonl "$@" || code=$?
 [ $code -le 1 ] || exit $code
 cat $results/last.jsonl >>$results/ci.jsonl
 with=()
-for file in ci exhaustive asan tsan; do [ ! -e $results/$file.jsonl ] || with+=(--with $results/$file.jsonl); done
+for file in exhaustive ci asan tsan; do [ ! -e $results/$file.jsonl ] || with+=(--with $results/$file.jsonl); done
 mutants --no-run "${with[@]}" --served reports/served_faults.md --table $table >/dev/null || true
 say "$table"
 exit $code
