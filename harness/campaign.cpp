@@ -27,9 +27,7 @@ std::string kind_of(const Judgement& j) {
 
 using Counts = std::map<std::string, int>;
 
-bool first_few(Counts& counts, const Record& r) {
-  return counts[r.operator_name + r.implementation]++ < kShrunkPerImplementation;
-}
+int& shrunk_of(Counts& counts, const Record& r) { return counts[r.operator_name + r.implementation]; }
 
 std::string lines_of(const std::vector<Record>& records) {
   std::string lines;
@@ -87,9 +85,10 @@ class CaseWorkers::Impl {
       for (std::size_t i = 0; shrinks && i < records.size(); ++i) {
         Record& r = records[i];
         if (!is_failure(r.result.verdict) || r.result.verdict == Verdict::kCrash ||
-            r.result.verdict == Verdict::kTimeout || !first_few(shrunk_, r))
+            r.result.verdict == Verdict::kTimeout || shrunk_of(shrunk_, r) >= kShrunkPerImplementation)
           continue;
         keep(lines_of(records));
+        ++shrunk_of(shrunk_, r);
         r.shrunk = smallest_failing(c, r, *implementations[i], options_.check);
       }
       return lines_of(records);
@@ -114,7 +113,8 @@ class CaseWorkers::Impl {
     Record r = lost_record(c, impl, how, timeout);
     if (options_.amend) options_.amend(r);
     // Every candidate that hangs would cost its whole time: those stay as they are.
-    if (options_.shrink && !timeout && is_failure(r.result.verdict) && first_few(shrunk_, r))
+    if (options_.shrink && !timeout && is_failure(r.result.verdict) &&
+        shrunk_of(shrunk_, r) < kShrunkPerImplementation)
       r.shrunk = shrunk_crash(c, impl, how);
     add(std::move(r));
   }
@@ -147,6 +147,7 @@ class CaseWorkers::Impl {
 
   void add(Record r) {
     r.suite = suite_;
+    if (!r.shrunk.empty()) ++shrunk_of(shrunk_, r);
     if (options_.on_record) options_.on_record(r, done_, cases_->size());
     records_.push_back(std::move(r));
   }
@@ -154,7 +155,7 @@ class CaseWorkers::Impl {
   const std::vector<const Implementation*> implementations_;
   const CampaignOptions options_;
   Workers workers_;
-  Counts shrunk_;  // in each worker: its own count
+  Counts shrunk_;  // in a worker: of those before it, and its own
   // Of the run at hand:
   const std::vector<Case>* cases_ = nullptr;
   std::string_view suite_;

@@ -137,6 +137,28 @@ TEST_F(Mutants, TestsKillByName) {
   EXPECT_EQ(r[4].outcome, Outcome::kSurvived);
 }
 
+TEST_F(Mutants, PartsOfAFilterAreAskedInOrderUpToTheFirstThatFails) {
+  Options o;
+  const std::string asked = path("asked");
+  o.tests = program("tests", "[ -z \"$MOECHECK_FAULT\" ] || echo \"$*\" >>" + asked + R"(
+  case "$MOECHECK_FAULT $*" in
+    'first --gtest_filter=Any*'*|'second --gtest_filter=TaskScoring*'*) echo '[  FAILED  ] Suite.Test (0 ms)'; exit 1;;
+    *) exit 0;;
+  esac
+)");
+  const char* filter = "Any*:TaskScoring*";
+  const std::vector<Result> r =
+      run({in_tests("first", filter), in_tests("second", filter), in_tests("none", filter)}, o);
+  EXPECT_EQ(r[0].killer, "Suite.Test");
+  EXPECT_EQ(r[1].killer, "Suite.Test");
+  EXPECT_NE(r[1].repro.find("--gtest_filter='TaskScoring*"), std::string::npos) << r[1].repro;
+  EXPECT_EQ(r[2].outcome, Outcome::kSurvived);
+  std::ifstream in(asked);
+  std::string all{std::istreambuf_iterator<char>(in), {}};
+  EXPECT_EQ(std::count(all.begin(), all.end(), '\n'), 1 + 2 + 2 + 1)
+      << all;  // and once: does it hold faults?
+}
+
 // A test that fails anyway kills everything: its mutants are not run.
 TEST_F(Mutants, TestsThatFailWithoutAFaultSayNothing) {
   Options o;
@@ -145,7 +167,7 @@ TEST_F(Mutants, TestsThatFailWithoutAFaultSayNothing) {
   EXPECT_EQ(broken.outcome, Outcome::kNotRun);
   EXPECT_EQ(broken.detail, "without a fault its tests fail: Suite.Broken");
   // One suite of a filter was renamed: what is left of it may be blind.
-  EXPECT_EQ(run({in_tests("any", "Any*:Other*")}, o).at(0).detail, "no test matches Other*");
+  EXPECT_EQ(run({in_tests("any", "Other*:Any*")}, o).at(0).detail, "no test matches Other*");
   o.tests = program("fine", "exit 0\n");
   EXPECT_EQ(run({in_tests("any", "Any*:TaskScoring*")}, o).at(0).outcome, Outcome::kSurvived);
   const std::string clean = path("clean");  // its tests pass, and would whatever the fault

@@ -2,6 +2,7 @@
 #include "harness/workers.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -37,6 +38,11 @@ std::string obey(const std::string& request, const Workers::Keep& keep) {
     std::abort();
   }
   if (request == "die") std::abort();
+  if (request == "die soon") {
+    signal(SIGALRM, SIG_DFL);
+    ualarm(20000, 0);
+  }
+  if (request == "large") return std::string(300000, 'x');
   if (request == "hang") {
     keep("before it");
     pause();
@@ -65,11 +71,11 @@ TEST(Workers, StayFromRunToRun) {
 }
 
 TEST(Workers, WhatAnItemKeptIsLeftOfIt) {
-  Workers workers({2, 0.3}, obey);
+  Workers workers({2, 3}, obey);
   EXPECT_EQ(answers(workers, {"a", "keep and die", "b", "die", "hang", "c"}),
             (std::vector<std::string>{"a!", "lost: signal 6 (Aborted) [the whole]", "b!",
-                                      "lost: signal 6 (Aborted) []",
-                                      "timeout: no end after 0.3 s [before it]", "c!"}));
+                                      "lost: signal 6 (Aborted) []", "timeout: no end after 3 s [before it]",
+                                      "c!"}));
   EXPECT_EQ(answers(workers, {"d", "e"}), (std::vector<std::string>{"d!", "e!"}));
 }
 
@@ -81,6 +87,29 @@ TEST(Workers, ARunThatThrowsLeavesNothingBehind) {
                            [](std::size_t, const std::string&, bool, const std::string&) {}),
                std::runtime_error);
   EXPECT_EQ(answers(workers, {"x", "y", "z"}), (std::vector<std::string>{"x!", "y!", "z!"}));
+}
+
+TEST(Workers, DeathWithNothingToDoCostsNoItem) {
+  Workers workers({1, 30}, obey);
+  EXPECT_EQ(answers(workers, {"die soon"}), (std::vector<std::string>{"die soon!"}));
+  usleep(200000);
+  EXPECT_EQ(answers(workers, {"a", "b"}), (std::vector<std::string>{"a!", "b!"}));
+}
+
+// The time of an item ends with its answer, not when its parent comes to read that.
+TEST(Workers, AParentThatIsBusyMakesNoTimeouts) {
+  Workers workers({2, 0.5}, obey);
+  std::vector<std::size_t> sizes;
+  workers.run(
+      {"a", "large", "large", "b", "large"},
+      [&](std::size_t, const std::string& text) {
+        sizes.push_back(text.size());
+        usleep(800000);
+      },
+      [&](std::size_t item, const std::string& how, bool, const std::string&) {
+        ADD_FAILURE() << item << " " << how;
+      });
+  EXPECT_EQ(sizes, (std::vector<std::size_t>{2, 300000, 300000, 2, 300000}));
 }
 
 TEST(Workers, LongRequestsAndAnswersComeWhole) {

@@ -16,15 +16,22 @@
 namespace moecheck::harness::mutants {
 namespace {
 
+// "A*:B*" -> "A*", "B*".
+std::vector<std::string> parts_of(const std::string& filter) {
+  std::vector<std::string> parts;
+  for (std::size_t at = 0; at <= filter.size();) {
+    const std::size_t end = std::min(filter.find(':', at), filter.size());
+    parts.push_back(filter.substr(at, end - at));
+    at = end + 1;
+  }
+  return parts;
+}
+
 // The filter, and the same suites where they have parameters: "A*:B*" -> "A*:*/A*:B*:*/B*".
 std::string with_parameters(const std::string& filter) {
   std::string out;
-  for (std::size_t at = 0; at <= filter.size();) {
-    const std::size_t end = std::min(filter.find(':', at), filter.size());
-    const std::string part = filter.substr(at, end - at);
+  for (const std::string& part : parts_of(filter))
     out += fmt::format("{}{}:*/{}", out.empty() ? "" : ":", part, part);
-    at = end + 1;
-  }
   return out;
 }
 
@@ -61,8 +68,16 @@ std::vector<std::string> failed_tests(const std::string& output) {
 Result ask_tests(const Mutant& m, const Options& options) {
   Result r;
   r.mutant = m;
-  const Finished f = run_tests(options, m.tests, m.name);
-  r.seconds = f.seconds;
+  // One part of the filter after the other, to the first that fails: what is named first is nearest and soonest done.
+  const std::vector<std::string> filters =
+      options.exhaustive ? std::vector<std::string>{m.tests} : parts_of(m.tests);
+  std::string filter;
+  Finished f;
+  for (std::size_t i = 0; i < filters.size() && (i == 0 || passed(f)); ++i) {
+    filter = filters[i];
+    f = run_tests(options, filter, m.name);
+    r.seconds += f.seconds;
+  }
   if (WIFEXITED(f.status) && WEXITSTATUS(f.status) == kExitUnknownFault) {
     r.detail = options.tests + " does not know it: build it again";
     return r;
@@ -84,7 +99,7 @@ Result ask_tests(const Mutant& m, const Options& options) {
   }
   if (options.exhaustive) r.noticed = failed.empty() ? std::vector<std::string>{r.killer} : failed;
   r.repro = fmt::format("MOECHECK_FAULT={} moecheck_tests --gtest_filter={}", m.name,
-                        shell_word(with_parameters(m.tests)));
+                        shell_word(with_parameters(filter)));
   return r;
 }
 
@@ -114,51 +129,54 @@ std::vector<std::string> tests_of(const Options& options) {
   return tests;
 }
 
-// The first part of a filter that no test matches: its suite was renamed, and those that are left may be blind.
-std::string part_without_tests(const std::string& filter, const std::vector<std::string>& tests) {
-  for (std::size_t at = 0; at <= filter.size();) {
-    const std::size_t end = std::min(filter.find(':', at), filter.size());
-    const std::string part = filter.substr(at, end - at), with_parameter = "*/" + part;
-    const auto matches = [&](const std::string& test) {
-      return fnmatch(part.c_str(), test.c_str(), 0) == 0 ||
-             fnmatch(with_parameter.c_str(), test.c_str(), 0) == 0;
-    };
-    if (std::ranges::none_of(tests, matches)) return part;
-    at = end + 1;
-  }
-  return {};
+// Where none does, a suite was renamed, and the other parts of the filter may be blind.
+bool has_tests(const std::string& part, const std::vector<std::string>& tests) {
+  const std::string with_parameter = "*/" + part;
+  return std::ranges::any_of(tests, [&](const std::string& test) {
+    return fnmatch(part.c_str(), test.c_str(), 0) == 0 ||
+           fnmatch(with_parameter.c_str(), test.c_str(), 0) == 0;
+  });
+}
+
+// Why the tests of this part of a filter cannot be asked, or nothing.
+std::string why_unusable(const std::string& part, const std::vector<std::string>& tests,
+                         const Options& options) {
+  if (!has_tests(part, tests)) return "no test matches " + part;
+  const Finished f = run_tests(options, part, "");
+  if (passed(f)) return {};
+  const std::vector<std::string> failed = failed_tests(f.output);
+  return "without a fault its tests fail: " + (!failed.empty() ? failed.front()
+                                               : f.timeout     ? "no end"
+                                                               : f.output);
 }
 
 }  // namespace
 
 std::map<std::string, std::string> unusable_filters(const std::vector<Mutant>& mutants,
                                                     const Options& options) {
-  std::map<std::string, std::string> why;
-  std::vector<std::string> filters;
+  std::map<std::string, std::string> why_of_part;
   for (const Mutant& m : mutants)
-    if (!m.tests.empty() && why.emplace(m.tests, "").second) filters.push_back(m.tests);
-  if (filters.empty()) return why;
+    if (!m.tests.empty())
+      for (const std::string& part : parts_of(m.tests)) why_of_part[part];
+  if (why_of_part.empty()) return {};
   if (!holds_faults(options)) {
-    for (auto& [filter, reason] : why)
+    for (auto& [part, reason] : why_of_part)
       reason = options.tests + " is built without faults of the harness: use the preset mutants";
-    return why;
+  } else {
+    const std::vector<std::string> tests = tests_of(options);
+    std::vector<std::pair<const std::string, std::string>*> parts;
+    for (auto& entry : why_of_part) parts.push_back(&entry);
+    WorkerCallbacks callbacks;
+    callbacks.work = [&](std::size_t i) { return why_unusable(parts[i]->first, tests, options); };
+    callbacks.done = [&](std::size_t i, std::string text) { parts[i]->second = std::move(text); };
+    callbacks.lost = [&](std::size_t i, std::string how, bool) { parts[i]->second = std::move(how); };
+    run_in_workers(parts.size(), {options.jobs, options.timeout_seconds + 10}, callbacks);
   }
-  const std::vector<std::string> tests = tests_of(options);
-  WorkerCallbacks callbacks;
-  callbacks.work = [&](std::size_t i) -> std::string {
-    if (const std::string part = part_without_tests(filters[i], tests); !part.empty())
-      return "no test matches " + part;
-    const Finished f = run_tests(options, filters[i], "");
-    if (passed(f)) return {};
-    const std::vector<std::string> failed = failed_tests(f.output);
-    return "without a fault its tests fail: " + (!failed.empty() ? failed.front()
-                                                 : f.timeout     ? "no end"
-                                                                 : f.output);
-  };
-  callbacks.done = [&](std::size_t i, std::string text) { why[filters[i]] = std::move(text); };
-  callbacks.lost = [&](std::size_t i, std::string how, bool) { why[filters[i]] = std::move(how); };
-  run_in_workers(filters.size(), {options.jobs, options.timeout_seconds + 10}, callbacks);
-  std::erase_if(why, [](const auto& entry) { return entry.second.empty(); });
+  std::map<std::string, std::string> why;
+  for (const Mutant& m : mutants)
+    if (!m.tests.empty())
+      for (const std::string& part : parts_of(m.tests))
+        if (!why_of_part[part].empty()) why.emplace(m.tests, why_of_part[part]);
   return why;
 }
 

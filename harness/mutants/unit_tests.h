@@ -1,5 +1,5 @@
 #pragma once
-// Faults of the harness: unit tests judge them, in one run of moecheck_tests per fault.
+// Faults of the harness: unit tests judge them, in a run of moecheck_tests per part of the fault's filter.
 #include <map>
 #include <string>
 #include <vector>

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "harness/operators/mla_prepare.h"
 
@@ -268,38 +269,50 @@ void scale_follows_keys(const Trial& trial) {
                      "with twice the keys and twice k_scale");
 }
 
-// How far apart an output may be, before its cast, that was rotated in one step and in two: of a policy that rounds once the two
-// round once more, and any may contract a product and the sum where the other does not. A scale below 1 makes that more than a
-// step of the output where both are subnormal. 0 where every operation is rounded to dtype.
+// How far apart a rotated and scaled (or fp8) number may be, before its cast, of one step that rounds once and of two that round
+// the rotation too: half a step of dtype, which a scale below 1 makes more than a step of the output where both are subnormal, and
+// what fp32 loses. 0 where nothing is rounded in between: policies that store, outputs that are dtype's own numbers.
 class RotationSlack {
  public:
   RotationSlack(const Case& c, const TensorSet& inputs)
       : in_(mla_prepare_inputs(inputs)), o_(mla_prepare_options(c)), row_(at(o_.width())) {
     using enum reference::RopeRounding;
-    exact_ = o_.rope.rounding == kPerOp && o_.rope.dtype != DType::kF32;
-    if (o_.rope.rounding != kAny) o_.rope.rounding = kOnce;
+    const bool stores = o_.rope.rounding == kPerOp || o_.rope.rounding == kStored;
+    const auto is_fp8 = [](DType d) { return reference::size_bytes(d) == 1; };
+    of_queries_ = !stores && (c.flag("q_scale") || is_fp8(q_out_dtype(c)));
+    of_keys_ = !stores && (c.flag("apply_scale") || is_fp8(cache_dtype(c)));
+    o_.rope.rounding = kOnce;
   }
   double query(std::int64_t token, std::int64_t head, std::int64_t channel) {
-    if (exact_ || channel < o_.nope_dim || !reference::has_query(in_, o_, token)) return 0;
-    reference::query_row(in_, o_, token, head, row_.data());
-    const Bounded x = stored_or_not(channel);
-    return 2 * (in_.q_scale ? reference::scaled(o_.scaling, x, in_.q_scale.at(0)) : x).proven;
+    if (!of_queries_ || channel < o_.nope_dim || !reference::has_query(in_, o_, token)) return 0;
+    if (row_is_other(token, head, true)) reference::query_row(in_, o_, token, head, row_.data());
+    return reach(channel, [&](const Bounded& x) {
+      return in_.q_scale ? reference::scaled(o_.scaling, x, in_.q_scale.at(0)) : x;
+    });
   }
   double key(std::int64_t token, std::int64_t head, std::int64_t channel) {
-    if (exact_ || channel < o_.nope_dim) return 0;
-    reference::key_row(in_, o_, token, head, row_.data());
-    return 2 * reference::cached(in_, o_, channel, stored_or_not(channel)).proven;
+    if (!of_keys_ || channel < o_.nope_dim) return 0;
+    if (row_is_other(token, head, false)) reference::key_row(in_, o_, token, head, row_.data());
+    return reach(channel, [&](const Bounded& x) { return reference::cached(in_, o_, channel, x); });
   }
 
  private:
-  Bounded stored_or_not(std::int64_t channel) const {
-    return reference::round_to(o_.rope.dtype, row_[at(channel)], reference::Rounding::kAny);
+  double reach(std::int64_t channel, const auto& scaled) const {
+    const Bounded& once = row_[at(channel)];
+    return scaled(once).proven +
+           scaled(reference::round_to(o_.rope.dtype, once, reference::Rounding::kAny)).proven;
+  }
+  // Neighbours are asked one after the other: a row is computed once.
+  bool row_is_other(std::int64_t token, std::int64_t head, bool of_query) {
+    const std::array<std::int64_t, 3> now = {token, head, of_query ? 1 : 0};
+    return std::exchange(held_, now) != now;
   }
 
   const MlaPrepareInputs in_;
   MlaPrepareOptions o_;
   std::vector<Bounded> row_;
-  bool exact_ = false;
+  std::array<std::int64_t, 3> held_ = {-1, -1, -1};
+  bool of_queries_ = false, of_keys_ = false;
 };
 
 // Rotate, store, and only then concatenate and quantize: what the fused step replaces.
@@ -341,7 +354,9 @@ void fused_equals_unfused(const Trial& trial) {
     const double x = got.view(name).at(i), y = trial.outputs.view(name).at(i);
     if (x == y || (std::isnan(x) && std::isnan(y))) return;
     const double reach = slack_of_it(), larger = std::max(std::fabs(x), std::fabs(y));
-    const double step = larger - reference::next_down(got.at(name).dtype(), larger);
+    // Inf is no neighbour: where the bound reaches it, it says so.
+    const double step =
+        std::isfinite(larger) ? larger - reference::next_down(got.at(name).dtype(), larger) : 0;
     if (reach > 0 && std::fabs(x - y) <= reach + step) return;
     throw Broken(fmt::format("{}: element {} is {} in one step, and {} when the rotation is stored first",
                              name, i, y, x));
