@@ -18,12 +18,14 @@ run_tests() {
              cat "$1.shard{}.log"; echo "shard {} of '$shards' ended with $rc" >&2; exit 255; fi' run_tests "$PWD/$1"
 }
 
-# Who tests the tester: faults planted in the harness itself, each with the tests of its subject. Those of the comparator and the
-# generators take minutes with sanitizers: scripts/mutants.sh has all.
+# Who tests the tester: faults planted in the harness itself, each with the tests of its subject. Faults of
+# kernels are planted by tests of their own (PlantedFaults).
 run_mutants() { # preset
   say "planted faults of the harness ($1)"
   local layers=() layer
-  for layer in loader streams scorer prompts client statistics load runner reporting serve plugin; do layers+=(--layer $layer); done
+  for layer in loader streams scorer prompts client statistics load comparator generator runner cases reporting serve plugin; do
+    layers+=(--layer $layer)
+  done
   "build/$1/moecheck" mutants "${layers[@]}"
 }
 
