@@ -44,7 +44,7 @@ std::string only_file(const std::string& folder, const std::string& prefix) {
 // The document of a journal's line, where that line is an answer. By its text: thousands of lines are read.
 std::optional<std::int64_t> answered_document(const std::string& line) {
   const std::size_t at = line.find("\"doc_id\":");
-  if (at == line.npos || line.find("\"failed\":true") != line.npos) return std::nullopt;
+  if (at == line.npos || line.find("\"failed\": true") != line.npos) return std::nullopt;
   return std::atoll(line.c_str() + at + 9);
 }
 

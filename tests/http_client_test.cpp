@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "scripted_server.h"
@@ -266,8 +267,11 @@ TEST(HttpClient, PiecesOfOneReadShareItsTime) {
 }
 
 TEST(HttpClient, HundredsAtOnce) {
-  ScriptedServer server([](Exchange& e) {
-    e.wait(100);
+  // Nobody is answered before all have asked, however slow this machine is; after 20 s they are.
+  std::atomic<int> asked{0};
+  ScriptedServer server([&](Exchange& e) {
+    ++asked;
+    for (int i = 0; i < 2000 && asked < 300; ++i) e.wait(10);
     e.respond(200, e.body);
   });
   Client client;
@@ -277,11 +281,9 @@ TEST(HttpClient, HundredsAtOnce) {
     callbacks.done = [&right, i](Response&& r) { right += r.body == std::to_string(i); };
     client.start({"POST", server.url(), {}, std::to_string(i), {}}, std::move(callbacks));
   }
-  const Nanoseconds start = now();
   client.run();
   EXPECT_EQ(right, 300);
-  EXPECT_LT(now() - start, 5 * kSecond);
-  EXPECT_GT(server.most_at_once(), 150);
+  EXPECT_EQ(server.most_at_once(), 300);
 }
 
 TEST(HttpClient, MoreRequestsThanConnectionsWait) {

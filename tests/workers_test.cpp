@@ -98,13 +98,13 @@ TEST(Workers, DeathWithNothingToDoCostsNoItem) {
 
 // The time of an item ends with its answer, not when its parent comes to read that.
 TEST(Workers, AParentThatIsBusyMakesNoTimeouts) {
-  Workers workers({2, 0.5}, obey);
+  Workers workers({2, 2}, obey);
   std::vector<std::size_t> sizes;
   workers.run(
       {"a", "large", "large", "b", "large"},
       [&](std::size_t, const std::string& text) {
         sizes.push_back(text.size());
-        usleep(800000);
+        if (sizes.size() == 1) usleep(2500000);
       },
       [&](std::size_t item, const std::string& how, bool, const std::string&) {
         ADD_FAILURE() << item << " " << how;
