@@ -14,31 +14,7 @@ namespace moecheck::harness {
 namespace {
 using Out = std::back_insert_iterator<std::string>;
 
-// `text` is printable already; lines of an element's content may stay lines.
-std::string escape(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
-
-std::string attribute(std::string_view text) { return escape(printable(text)); }
+std::string attribute(std::string_view text) { return markup_escaped(printable(text)); }
 
 struct Counts {
   std::int64_t tests = 0, failures = 0, errors = 0, skipped = 0;
@@ -69,14 +45,14 @@ void write_case(std::string& out, const Record& r) {
     const bool died = j.verdict == Verdict::kCrash || j.verdict == Verdict::kTimeout;
     const std::string_view element = died ? "error" : "failure";
     fmt::format_to(Out(out), ">\n      <{0} type=\"{1}\" message=\"{2}\">{3}</{0}>\n    </testcase>\n",
-                   element, name(j.verdict), attribute(j.reason), escape(verdict_text(r)));
+                   element, name(j.verdict), attribute(j.reason), markup_escaped(verdict_text(r)));
   } else if (j.verdict == Verdict::kSkip || j.verdict == Verdict::kWaived) {
     std::string reason = j.verdict == Verdict::kWaived ? "waived: " + j.reason : j.reason;
     if (r.waived) reason += fmt::format(" ({}: {})", name(r.waived->verdict), r.waived->reason);
     fmt::format_to(Out(out), ">\n      <skipped message=\"{}\"/>\n    </testcase>\n", attribute(reason));
   } else if (j.verdict == Verdict::kUndecided) {
     fmt::format_to(Out(out), ">\n      <system-out>{}</system-out>\n    </testcase>\n",
-                   escape(verdict_text(r)));
+                   markup_escaped(verdict_text(r)));
   } else {
     out += "/>\n";
   }

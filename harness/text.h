@@ -17,6 +17,9 @@ std::string printable(std::string_view text, std::size_t limit);
 // The same, but line breaks stay: one entry per line.
 std::vector<std::string> printable_lines(std::string_view text);
 
+// & < > " as entities, for XML and HTML: element content, and attributes in double quotes.
+std::string markup_escaped(std::string_view text);
+
 // ASCII alone, whatever the locale.
 constexpr char lower_ascii(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 

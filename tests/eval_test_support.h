@@ -17,25 +17,9 @@
 #include "harness/eval/evaluation.h"
 #include "harness/json.h"
 #include "scripted_server.h"
+#include "temporary_folder.h"
 
 namespace moecheck::test {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = std::filesystem::temp_directory_path() / "moecheck-eval-XXXXXX";
-    if (mkdtemp(name.data()) == nullptr) std::abort();
-    path_ = name;
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 inline void write_problems(const std::string& directory, int test, int train) {
   std::filesystem::create_directories(directory);

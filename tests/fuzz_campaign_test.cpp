@@ -16,30 +16,21 @@
 #include "altered_implementation.h"
 #include "harness/fuzz/case_source.h"
 #include "harness/fuzz/tally.h"
+#include "tests/temporary_folder.h"
 
 namespace moecheck::harness {
 namespace {
 
 namespace fs = std::filesystem;
 
-class FuzzCampaign : public testing::Test {
+class FuzzCampaign : public test::FolderTest {
  protected:
-  void SetUp() override {
-    dir_ = fs::temp_directory_path() / ("moecheck_fuzz_" + std::to_string(getpid()) + "_" +
-                                        testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::create_directories(dir_);
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-  std::string path(const std::string& name) const { return (dir_ / name).string(); }
-  void write(const std::string& name, const std::string& text) const { std::ofstream(path(name)) << text; }
   std::set<std::string> files(const std::string& folder) const {
     std::set<std::string> names;
     for (const auto& entry : fs::directory_iterator(path(folder)))
       names.insert(entry.path().filename().string());
     return names;
   }
-
-  fs::path dir_;
 };
 
 constexpr int kCases = 200;  // of two operators: one island of each, and more than half of the next
@@ -248,7 +239,7 @@ TEST_F(FuzzCampaign, CorpusEntriesComeBackAndGarbageIsRefused) {
 
   write("README.md", "not of the corpus");
   write("by_hand.case", "gating tokens=1\n");
-  const Corpus corpus(dir_.string());
+  const Corpus corpus(folder_.path());
   ASSERT_EQ(corpus.entries().size(), 1u);
   EXPECT_TRUE(corpus.entries()[0].cause.implementation.empty());
   const std::pair<const char*, const char*> bad[] = {
@@ -263,7 +254,7 @@ TEST_F(FuzzCampaign, CorpusEntriesComeBackAndGarbageIsRefused) {
   for (const auto& [text, message] : bad) {
     write("bad.case", text);
     try {
-      Corpus{dir_.string()};
+      Corpus{folder_.path()};
       ADD_FAILURE() << "accepted: " << text;
     } catch (const UsageError& e) {
       EXPECT_NE(std::string(e.what()).find("bad.case"), std::string::npos) << e.what();

@@ -9,25 +9,15 @@
 #include "harness/case.h"
 #include "harness/fuzz/record_log.h"
 #include "harness/fuzz/shard.h"
+#include "tests/temporary_folder.h"
 
 namespace moecheck::harness {
 namespace {
 
 namespace fs = std::filesystem;
 
-class FuzzRecords : public testing::Test {
+class FuzzRecords : public test::FolderTest {
  protected:
-  void SetUp() override {
-    dir_ = fs::temp_directory_path() / ("moecheck_fuzz_" + std::to_string(getpid()) + "_" +
-                                        testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::create_directories(dir_);
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-  std::string path(const std::string& name) const { return (dir_ / name).string(); }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::ofstream(path(name)) << text;
-    return path(name);
-  }
   Merged merge(const std::vector<std::string>& files) const {
     return merge_records(files, path("out.jsonl"));
   }
@@ -40,8 +30,6 @@ class FuzzRecords : public testing::Test {
       return e.what();
     }
   }
-
-  fs::path dir_;
 };
 
 Record record(int i, Verdict verdict = Verdict::kPass, const std::string& version = "1") {
@@ -127,7 +115,7 @@ TEST_F(FuzzRecords, WhatDoesNotBelongTogetherIsRefused) {
             std::string::npos)
       << "another schema is not a torn line";
   EXPECT_NE(refusal({path("missing")}).find("missing"), std::string::npos);
-  EXPECT_NE(refusal({dir_.string()}).find("directory"), std::string::npos);
+  EXPECT_NE(refusal({folder_.path()}).find("directory"), std::string::npos);
   Record commit = record(2);
   commit.env.commit = "def";
   EXPECT_EQ(merge({write("a", good + line(commit))}).notes.size(), 1u)

@@ -12,6 +12,7 @@
 #include "harness/case.h"
 #include "harness/operator.h"
 #include "harness/runner.h"
+#include "tests/temporary_folder.h"
 
 namespace moecheck::harness::ledger {
 namespace {
@@ -128,20 +129,10 @@ TEST(HeadroomLedger, CommitsAreFoundByTheBeginningOfTheirNames) {
   EXPECT_THROW((void)measure_headroom(two), UsageError);
 }
 
-class HeadroomFiles : public testing::Test {
- protected:
-  void SetUp() override { std::filesystem::create_directories(dir_); }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-  std::string file(const std::string& name, const std::string& content) const {
-    std::ofstream(dir_ / name) << content;
-    return (dir_ / name).string();
-  }
-  std::filesystem::path dir_ =
-      std::filesystem::temp_directory_path() / fmt::format("moecheck_headroom_{}", ::getpid());
-};
+class HeadroomFiles : public test::FolderTest {};
 
 TEST_F(HeadroomFiles, ALedgerKeepsOneLinePerCommitAndGroup) {
-  const std::string path = (dir_ / "l.jsonl").string();
+  const std::string path = this->path("l.jsonl");
   append_ledger(path, measure_headroom(checks(12, 0.1, "aaa")));
   append_ledger(path, measure_headroom(checks(12, 0.2, "bbb")));
   append_ledger(path, measure_headroom(checks(12, 0.3, "aaa")));
@@ -151,10 +142,10 @@ TEST_F(HeadroomFiles, ALedgerKeepsOneLinePerCommitAndGroup) {
   EXPECT_EQ(lines[0].max, 0.3);
   EXPECT_EQ(lines[1].commit, "bbb");
   EXPECT_THROW(append_ledger(path, measure_headroom(checks(12, 0.1, "unknown"))), UsageError);
-  EXPECT_THROW(append_ledger((dir_ / "none" / "l").string(), lines), UsageError);
+  EXPECT_THROW(append_ledger(this->path("none/l"), lines), UsageError);
   // A torn line is named and nothing is added to it.
   const std::string whole = to_json(lines[0]);
-  const std::string torn = file("torn", whole + "\n" + whole.substr(0, whole.size() / 2));
+  const std::string torn = write("torn", whole + "\n" + whole.substr(0, whole.size() / 2));
   try {
     append_ledger(torn, lines);
     FAIL() << "a torn ledger was taken";
@@ -163,7 +154,7 @@ TEST_F(HeadroomFiles, ALedgerKeepsOneLinePerCommitAndGroup) {
     EXPECT_NE(std::string(e.what()).find("damaged or cut off"), std::string::npos) << e.what();
   }
   EXPECT_EQ(std::filesystem::file_size(torn), whole.size() + 1 + whole.size() / 2);
-  EXPECT_THROW((void)read_ledger(file("x", "{\"schema\": \"moecheck.record/1\"}\n")), UsageError);
+  EXPECT_THROW((void)read_ledger(write("x", "{\"schema\": \"moecheck.record/1\"}\n")), UsageError);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "harness/runner.h"
 #include "harness/verdict_text.h"
 #include "tests/altered_implementation.h"
+#include "tests/temporary_folder.h"
 #include "tests/xml_check.h"
 
 namespace moecheck::harness::ledger {
@@ -61,17 +62,7 @@ std::string refusal(const WaiverText& text) {
   return {};
 }
 
-class LedgerFiles : public testing::Test {
- protected:
-  void SetUp() override { std::filesystem::create_directories(dir_); }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-  std::string file(const std::string& name, const std::string& content) const {
-    std::ofstream(dir_ / name) << content;
-    return (dir_ / name).string();
-  }
-  std::filesystem::path dir_ =
-      std::filesystem::temp_directory_path() / fmt::format("moecheck_ledger_{}", ::getpid());
-};
+class LedgerFiles : public test::FolderTest {};
 
 std::string read_failure(const std::string& path) {
   try {
@@ -320,20 +311,20 @@ TEST(Waivers, ACampaignWaivesCrashesToo) {
 TEST_F(LedgerFiles, WaiversAreReadWithPlaceAndRemedy) {
   const std::string good =
       R"({"operator": "gating", "implementation": "cpu", "where": "tokens=4", "issue": "a/b#1", "reason": "r", "added": "2026-11-01"})";
-  EXPECT_EQ(read_waivers(file("w", "# known\n\n" + good + "\n")).lines.at(0).line, 3u);
+  EXPECT_EQ(read_waivers(write("w", "# known\n\n" + good + "\n")).lines.at(0).line, 3u);
   std::string no_issue = good, misspelt = good;
   no_issue.replace(no_issue.find(R"("issue": "a/b#1", )"), 18, "");
   misspelt.insert(1, R"("untill": "2026-12-01", )");
-  EXPECT_NE(read_failure(file("w", "\n" + no_issue)).find("w:2: the issue is missing"), std::string::npos);
-  EXPECT_NE(read_failure(file("w", misspelt)).find("\"untill\" is not known: did you mean \"until\""),
+  EXPECT_NE(read_failure(write("w", "\n" + no_issue)).find("w:2: the issue is missing"), std::string::npos);
+  EXPECT_NE(read_failure(write("w", misspelt)).find("\"untill\" is not known: did you mean \"until\""),
             std::string::npos);
-  EXPECT_NE(read_failure(file("w", good + "\n" + good)).find("w:2: it covers what line 1 does"),
+  EXPECT_NE(read_failure(write("w", good + "\n" + good)).find("w:2: it covers what line 1 does"),
             std::string::npos);
-  EXPECT_NE(read_failure(file("w", good + "\n" + good.substr(0, 40))).find("w:2: not JSON"),
+  EXPECT_NE(read_failure(write("w", good + "\n" + good.substr(0, 40))).find("w:2: not JSON"),
             std::string::npos);
-  EXPECT_NE(read_failure(file("w", "[1]")).find("no JSON object"), std::string::npos);
-  EXPECT_NE(read_failure(dir_ / "none").find("cannot be opened"), std::string::npos);
-  EXPECT_NE(read_failure(dir_).find("directory"), std::string::npos);
+  EXPECT_NE(read_failure(write("w", "[1]")).find("no JSON object"), std::string::npos);
+  EXPECT_NE(read_failure(path("none")).find("cannot be opened"), std::string::npos);
+  EXPECT_NE(read_failure(folder_.path()).find("directory"), std::string::npos);
 }
 
 TEST(Waivers, TheReportHasASectionOfThem) {

@@ -17,21 +17,15 @@
 #include "harness/mutants/run.h"
 #include "harness/mutants/table.h"
 #include "harness/operator.h"
+#include "tests/temporary_folder.h"
 
 namespace moecheck::harness::mutants {
 namespace {
 
 namespace fs = std::filesystem;
 
-class Mutants : public testing::Test {
+class Mutants : public test::FolderTest {
  protected:
-  void SetUp() override {
-    dir_ = fs::temp_directory_path() / fmt::format("moecheck_mutants_{}", getpid());
-    fs::create_directories(dir_);
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-  std::string path(const char* name) const { return (dir_ / name).string(); }
-
   // A program that takes the place of moecheck_tests, with a test for every filter.
   std::string program(const char* name, const std::string& body) const {
     std::ofstream(path(name)) << "#!/bin/sh\ncase \"$*\" in *list_tests*) [ -z \"$MOECHECK_FAULT\" ] || exit "
@@ -41,8 +35,6 @@ class Mutants : public testing::Test {
     chmod(path(name).c_str(), 0700);
     return path(name);
   }
-
-  fs::path dir_;
 };
 
 Mutant named(const std::string& name) { return select({.ids = {name}}).at(0); }

@@ -39,31 +39,7 @@ std::vector<Failure> failures_of(const Group& group) {
 
 }  // namespace
 
-std::string html(std::string_view text) {
-  std::string out;
-  for (const char c : printable(text)) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
+std::string html(std::string_view text) { return markup_escaped(printable(text)); }
 
 const Look& look(Verdict v) { return kLooks[static_cast<std::size_t>(v)]; }
 
