@@ -303,19 +303,21 @@ TEST(MlaPrepareContract, StoringTheRotationFirstMayRoundByTwoStepsWhereItIsSubno
       "seed=248736");
   const Implementation* cpu = find_implementation("cpu");
   EXPECT_EQ(relation_fault(c, relation, *cpu), "");
-  // The largest rotated number of q, by three steps: more than its own rounding.
-  const Spoiled off([](const Case&, const TensorSet& in, TensorSet& out) {
-    if (in.view("cos").at(0, 0) != 1 || in.view("sin").at(1, 0) != 0) return;
-    const View q = out.view("q_out");
-    std::int64_t where = 1;
-    for (std::int64_t i = 0; i < q.shape.numel(); ++i)
-      if (i % 257 != 0 && std::fabs(ConstView(q).at(i)) > std::fabs(ConstView(q).at(where))) where = i;
-    double x = ConstView(q).at(where);
-    for (int step = 0; step < 3; ++step) x = reference::next_up(q.dtype, x);
-    q.set(where, x);
-  });
-  const std::string fault = relation_fault(Case(c).set("rounding", "once"), relation, off);
-  EXPECT_TRUE(fault.starts_with("q_out")) << fault;
+  // The largest rotated number of an output, by four steps: more than its own rounding, which q (unscaled here) has none of.
+  for (const char* name : {"q_out", "kv_cache"}) {
+    const Spoiled off([name](const Case&, const TensorSet& in, TensorSet& out) {
+      if (in.view("cos").at(0, 0) != 1 || in.view("sin").at(1, 0) != 0) return;
+      const View v = out.view(name);
+      std::int64_t where = 1;
+      for (std::int64_t i = 0; i < v.shape.numel(); ++i)
+        if (i % 257 != 0 && std::fabs(ConstView(v).at(i)) > std::fabs(ConstView(v).at(where))) where = i;
+      double x = ConstView(v).at(where);
+      for (int step = 0; step < 4; ++step) x = reference::next_up(v.dtype, x);
+      v.set(where, x);
+    });
+    const std::string fault = relation_fault(Case(c).set("rounding", "once"), relation, off);
+    EXPECT_TRUE(fault.starts_with(name)) << fault;
+  }
 }
 
 // A planted fault, a case that shows it, and words of the cause it must be given.
